@@ -1,0 +1,13 @@
+//! Storage for virtual machines: what a block request is, what it means, and everything that serves one.
+//!
+//! ```text
+//!   guest ──virtio──▶ virtio::blk ──(asks)──▶ io_class::Classifier
+//!                         │
+//!                         ▼  request + one IoTag per 4 KiB block
+//!                  block::BlockDevice            raw file, memory, ...
+//! ```
+//!
+//! This crate knows no KVM: it is built and tested anywhere.
+
+pub mod block;
+pub mod io_class;
