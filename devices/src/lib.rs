@@ -11,3 +11,4 @@
 
 pub mod block;
 pub mod io_class;
+pub mod virtio;

@@ -13,10 +13,12 @@ use crate::io_class::IoTag;
 
 mod error;
 mod memory;
+mod range;
 mod raw;
 
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use memory::MemoryDisk;
+pub use range::check_range;
 pub use raw::{RawFile, RawOptions};
 
 /// Fixed properties of a device.

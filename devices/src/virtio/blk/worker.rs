@@ -1,0 +1,201 @@
+//! One thread per queue: waits for kicks, serves whatever is available, gives it back.
+//!
+//! A worker that finds its rings broken, or that panics, tells the driver that the device needs a reset and ends.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::execute::{Disk, Executor};
+use super::request::{Request, Used};
+use crate::virtio::{ActiveQueue, Interrupt, Memory};
+
+/// A running worker. Dropping it stops the thread after it has served what is available.
+pub(super) struct Worker {
+    index: usize,
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How a worker is told to end: the flag says so, the eventfd wakes it up to look.
+struct Stop {
+    requested: AtomicBool,
+    wake: EventFd,
+}
+
+impl Worker {
+    /// Starts a worker for one queue.
+    ///
+    /// # Errors
+    /// No more threads or descriptors.
+    pub(super) fn start(
+        active: ActiveQueue,
+        disk: Disk,
+        memory: Memory,
+        interrupt: Arc<Interrupt>,
+    ) -> io::Result<Self> {
+        let ActiveQueue { index, queue, kick } = active;
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let epoll = Epoll::new()?;
+        for event in [&kick, &wake] {
+            let interest = EpollEvent::new(EventSet::IN, 0);
+            epoll.ctl(ControlOperation::Add, std::os::fd::AsRawFd::as_raw_fd(event), interest)?;
+        }
+        let stop = Arc::new(Stop { requested: AtomicBool::new(false), wake });
+        let state = State {
+            queue,
+            kick,
+            epoll,
+            stop: Arc::clone(&stop),
+            executor: Executor::new(disk),
+            memory,
+            interrupt,
+        };
+        let thread = thread::Builder::new().name(format!("blk-queue-{index}")).spawn(move || state.run())?;
+        Ok(Self { index, stop, thread: Some(thread) })
+    }
+
+    /// Number of the queue that it serves.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Tells the thread to end, without waiting for it.
+    pub(super) fn request_stop(&self) {
+        self.stop.requested.store(true, Ordering::Release);
+        if let Err(error) = self.stop.wake.write(1) {
+            tracing::error!(%error, queue = self.index, "a queue worker cannot be woken up");
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.request_stop();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!(queue = self.index, "a queue worker had panicked");
+        }
+    }
+}
+
+/// What is wrong with a queue that cannot be served any longer.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Queue(#[from] virtio_queue::Error),
+    #[error("more buffers are available than the queue has entries")]
+    Overfull,
+    #[error("the available ring cannot be read")]
+    Unreadable,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+struct State {
+    queue: Queue,
+    kick: EventFd,
+    epoll: Epoll,
+    stop: Arc<Stop>,
+    executor: Executor,
+    memory: Memory,
+    interrupt: Arc<Interrupt>,
+}
+
+impl State {
+    fn run(mut self) {
+        // A panic below must not leave the driver waiting in silence.
+        let alarm = Alarm(Arc::clone(&self.interrupt));
+        match self.serve() {
+            Ok(()) => std::mem::forget(alarm),
+            Err(error) => tracing::error!(%error, "a disk queue is broken; the driver must reset the device"),
+        }
+    }
+
+    /// Serves until told to stop, and then what is available once more.
+    fn serve(&mut self) -> Result<(), Broken> {
+        loop {
+            let stopping = self.stop.requested.load(Ordering::Acquire);
+            if !self.drain()? || stopping {
+                if stopping {
+                    return Ok(());
+                }
+                self.wait()?;
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut events = [EpollEvent::default(); 2];
+        match self.epoll.wait(-1, &mut events) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        // Taking the kick before looking at the ring loses none: what is added later kicks again.
+        match self.kick.read() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Serves what is available now, at most one queue full. Says whether more has come meanwhile.
+    fn drain(&mut self) -> Result<bool, Broken> {
+        let memory = self.memory.memory();
+        let memory: &GuestMemoryMmap = &memory;
+        self.queue.disable_notification(memory)?;
+        let end = self.queue.avail_idx(memory, Ordering::Acquire)?.0;
+        let available = end.wrapping_sub(self.queue.next_avail());
+        if available > self.queue.size() {
+            return Err(Broken::Overfull);
+        }
+        for _ in 0..available {
+            let chain = self.queue.pop_descriptor_chain(memory).ok_or(Broken::Unreadable)?;
+            let completion = match Request::parse(chain, memory) {
+                Ok(request) => self.executor.execute(request, memory),
+                Err(error) => {
+                    tracing::debug!(%error, "the driver sent something that is no request");
+                    self.executor.count_malformed();
+                    error.fail()
+                }
+            };
+            let Used { head, length } = completion.finish(memory);
+            self.queue.add_used(memory, head, length)?;
+            self.notify(memory)?;
+        }
+        Ok(self.queue.enable_notification(memory)?)
+    }
+
+    /// Interrupts the driver unless it said that it need not know.
+    fn notify(&mut self, memory: &GuestMemoryMmap) -> Result<(), Broken> {
+        if !self.queue.needs_notification(memory)? {
+            return Ok(());
+        }
+        // virtio-queue looks at the event index only; without one the driver has a flag (section 2.7.7.2).
+        if !self.queue.event_idx_enabled() {
+            let flags =
+                memory.load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed).map(u16::from_le);
+            if flags.is_ok_and(|flags| u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT != 0) {
+                return Ok(());
+            }
+        }
+        Ok(self.interrupt.used_buffer()?)
+    }
+}
+
+/// Tells the driver that the device needs a reset when it is dropped.
+struct Alarm(Arc<Interrupt>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.needs_reset();
+    }
+}
