@@ -1,0 +1,106 @@
+//! Builds what runs elsewhere: static programs for guests and the lab, and the VMM itself.
+//!
+//! Inside the lab there is no cargo. Whoever enters it builds first; inside, only the paths are given.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::error::{Error, Result};
+use crate::place;
+use crate::{paths, progress};
+
+/// There is no musl target to count on: the GNU one links statically too.
+const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A program of this package that runs in guests or as the lab's init.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The lab's process 1.
+    LabAgent,
+    /// Writes files with known contents.
+    Writer,
+    /// Writes files and makes system calls, unmonitored.
+    Bystander,
+    /// Makes many `getpid` calls and times them.
+    GetpidLoop,
+    /// Executes an undefined instruction and expects the signal.
+    Ud2,
+}
+
+impl Program {
+    /// Those that guests run.
+    pub const GUEST: [Program; 4] = [Program::Writer, Program::Bystander, Program::GetpidLoop, Program::Ud2];
+
+    /// The program's file name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Program::LabAgent => "lab-agent",
+            Program::Writer => "writer",
+            Program::Bystander => "bystander",
+            Program::GetpidLoop => "getpid-loop",
+            Program::Ud2 => "ud2",
+        }
+    }
+
+    /// The path of the static program, built now unless we are in the lab.
+    pub fn path(self) -> Result<PathBuf> {
+        static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+        once(&BUILT, build_static)?;
+        existing(static_dir().join(STATIC_TARGET).join("release").join(self.name()))
+    }
+}
+
+/// The path of the release build of `sky-vmm`, built now unless we are in the lab.
+pub fn sky_vmm() -> Result<PathBuf> {
+    static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    once(&BUILT, || cargo(&["--package", "sky-vmm"], &paths::target(), None))?;
+    existing(paths::target().join("release/sky-vmm"))
+}
+
+fn static_dir() -> PathBuf {
+    paths::target().join("static")
+}
+
+fn build_static() -> Result<()> {
+    let mut args = vec!["--package", "guest-tests", "--target", STATIC_TARGET, "--bin", Program::LabAgent.name()];
+    args.extend(Program::GUEST.iter().flat_map(|program| ["--bin", program.name()]));
+    cargo(&args, &static_dir(), Some("-C target-feature=+crt-static"))
+}
+
+/// An error cannot be cloned for the second asker; its text can.
+fn once(cell: &OnceLock<std::result::Result<(), String>>, build: impl FnOnce() -> Result<()>) -> Result<()> {
+    if place::inside_lab() {
+        return Ok(());
+    }
+    cell.get_or_init(|| build().map_err(|error| error.to_string())).clone().map_err(Error::Missing)
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf> {
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(Error::Missing(format!("{} has not been built", path.display())))
+    }
+}
+
+fn cargo(args: &[&str], target: &Path, flags: Option<&str>) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(paths::workspace()).args(["build", "--release", "--quiet"]).args(args);
+    command.arg("--target-dir").arg(target);
+    if let Some(flags) = flags {
+        command.env("RUSTFLAGS", flags).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    }
+    // What the compiler has to say is for the user to see at once; standard output may be somebody's data.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let built_before = target.join("CACHEDIR.TAG").exists();
+    if !built_before {
+        progress::note(&format!("building {}", args[1]));
+    }
+    let status = command.status().map_err(|source| Error::Spawn { program: "cargo".into(), source })?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Failed { program: format!("cargo build {}", args.join(" ")), status, output: String::new() })
+}

@@ -1,0 +1,53 @@
+//! What the user sees while waiting: a spinner on a terminal, plain lines elsewhere. Everything goes to stderr.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Says one thing.
+pub fn note(text: &str) {
+    eprintln!("lab: {text}");
+}
+
+/// A wait with a beginning and an end.
+#[derive(Debug)]
+pub struct Wait {
+    what: String,
+    bar: Option<ProgressBar>,
+    start: Instant,
+}
+
+impl Wait {
+    /// Begins to wait for `what`.
+    pub fn start(what: &str) -> Wait {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("lab: {msg} {elapsed} {spinner}") {
+                bar.set_style(style);
+            }
+            bar.set_message(what.to_string());
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        if bar.is_none() {
+            note(what);
+        }
+        Wait { what: what.to_string(), bar, start: Instant::now() }
+    }
+
+    /// Tells how far it is.
+    pub fn step(&self, detail: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{} ({detail})", self.what));
+        }
+    }
+
+    /// Ends with a word about the result.
+    pub fn done(self, result: &str) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        note(&format!("{result} after {:.1} s", self.start.elapsed().as_secs_f64()));
+    }
+}
