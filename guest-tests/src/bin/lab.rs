@@ -34,7 +34,9 @@ struct Args {
 const CANNOT_RUN: u8 = 127;
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
+    // `cargo lab` ends with `--` already, and people write another.
+    let args = std::env::args_os().enumerate().filter(|(at, arg)| *at != 1 || arg != "--").map(|(_, arg)| arg);
+    match run(Args::parse_from(args)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
