@@ -11,11 +11,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use vmm_sys_util::fallocate::{FallocateMode, fallocate};
+
 use super::range::{check_range, length_of};
 use super::{BlockDevice, Error, ErrorKind, Geometry, Operation, Result};
 use crate::io_class::IoTag;
 
-mod sys;
+mod lock;
 
 /// Bytes of one write where zeros have to be written out.
 const ZERO_CHUNK: usize = 256 * 1024;
@@ -71,7 +73,7 @@ impl RawFile {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(fail(Error::new(ErrorKind::NotAFile, Operation::Open)));
         }
-        sys::lock(&file, !read_only).map_err(|error| {
+        lock::try_lock(&file, !read_only).map_err(|error| {
             fail(match error.raw_os_error() {
                 Some(libc::EAGAIN | libc::EACCES) => Error::new(ErrorKind::Locked, Operation::Lock),
                 _ => Error::from_io(Operation::Lock, error),
@@ -108,6 +110,23 @@ impl RawFile {
         Error::from_io(operation, cause).at(offset, length).on(&self.path)
     }
 
+    /// Asks the file system for a hole, or for zeros that keep their space. Says whether it can do that at all.
+    fn allocate(&self, operation: Operation, hole: bool, offset: u64, length: u64) -> Result<bool> {
+        if length == 0 {
+            return Ok(true);
+        }
+        loop {
+            let mode = if hole { FallocateMode::PunchHole } else { FallocateMode::ZeroRange };
+            let Err(error) = fallocate(&self.file, mode, true, offset, length) else { return Ok(true) };
+            match error.errno() {
+                libc::EINTR => {}
+                // Block devices answer EINVAL for ranges that are no multiple of their own block size.
+                libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL => return Ok(false),
+                _ => return Err(self.failed(operation, offset, length, error.into())),
+            }
+        }
+    }
+
     /// Writes zeros where the file system cannot make them.
     fn write_out_zeroes(&self, offset: u64, length: u64) -> Result<()> {
         let zeroes = vec![0; ZERO_CHUNK];
@@ -122,12 +141,6 @@ impl RawFile {
         }
         Ok(())
     }
-}
-
-/// Whether `fallocate` failed because the medium cannot do it, rather than because it broke. Block devices answer
-/// `EINVAL` for ranges that are no multiple of their own block size.
-fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV))
 }
 
 impl BlockDevice for RawFile {
@@ -170,33 +183,15 @@ impl BlockDevice for RawFile {
     /// writing zeros instead would take the space that the guest wants to give back.
     fn discard(&self, offset: u64, length: u64) -> Result<()> {
         self.check_change(Operation::Discard, offset, length)?;
-        if length == 0 {
-            return Ok(());
-        }
-        match sys::fallocate(
-            &self.file,
-            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
-            offset,
-            length,
-        ) {
-            Err(error) if !is_unsupported(&error) => {
-                Err(self.failed(Operation::Discard, offset, length, error))
-            }
-            _ => Ok(()),
-        }
+        self.allocate(Operation::Discard, true, offset, length).map(|_| ())
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
         self.check_change(Operation::WriteZeroes, offset, length)?;
-        if length == 0 {
+        if self.allocate(Operation::WriteZeroes, unmap, offset, length)? {
             return Ok(());
         }
-        let how = if unmap { libc::FALLOC_FL_PUNCH_HOLE } else { libc::FALLOC_FL_ZERO_RANGE };
-        match sys::fallocate(&self.file, how | libc::FALLOC_FL_KEEP_SIZE, offset, length) {
-            Ok(()) => Ok(()),
-            Err(error) if is_unsupported(&error) => self.write_out_zeroes(offset, length),
-            Err(error) => Err(self.failed(Operation::WriteZeroes, offset, length, error)),
-        }
+        self.write_out_zeroes(offset, length)
     }
 }
 

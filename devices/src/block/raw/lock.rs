@@ -1,4 +1,4 @@
-//! The two system calls that the standard library does not offer: locks of an open file, and holes.
+//! Locks of an open file: what keeps two machines from writing one disk.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 ///
 /// # Errors
 /// `EAGAIN` or `EACCES` if another open file description holds a lock that excludes this one.
-pub(super) fn lock(file: &File, exclusive: bool) -> io::Result<()> {
+pub(super) fn try_lock(file: &File, exclusive: bool) -> io::Result<()> {
     // A length of zero means "to the end of the file, however far it grows"; the process id must be zero.
     let lock = libc::flock64 {
         l_type: to_short(if exclusive { libc::F_WRLCK } else { libc::F_RDLCK })?,
@@ -27,23 +27,4 @@ pub(super) fn lock(file: &File, exclusive: bool) -> io::Result<()> {
 
 fn to_short(value: libc::c_int) -> io::Result<libc::c_short> {
     value.try_into().map_err(|_| io::ErrorKind::InvalidInput.into())
-}
-
-/// `fallocate(2)` over `length` bytes from byte `offset`, again after signals.
-///
-/// # Errors
-/// As the system call; `EOPNOTSUPP` where the file system has no such operation.
-pub(super) fn fallocate(file: &File, mode: libc::c_int, offset: u64, length: u64) -> io::Result<()> {
-    let to_offset = |value: u64| libc::off64_t::try_from(value).map_err(|_| io::ErrorKind::InvalidInput);
-    let (offset, length) = (to_offset(offset)?, to_offset(length)?);
-    loop {
-        // SAFETY: the descriptor is open and no memory is passed.
-        if unsafe { libc::fallocate64(file.as_raw_fd(), mode, offset, length) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
 }
