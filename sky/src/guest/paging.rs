@@ -1,0 +1,272 @@
+//! Guest-virtual addresses: the page-table walk of the CPU, done from outside (SDM vol. 3, 5.5; APM vol. 2, 5.3).
+
+use std::fmt;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::{Error, Result};
+
+/// An address in a guest's linear address space.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gva(pub u64);
+
+/// An address in a guest's physical address space.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gpa(pub u64);
+
+impl fmt::Debug for Gva {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gva({:#x})", self.0)
+    }
+}
+
+impl fmt::Debug for Gpa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gpa({:#x})", self.0)
+    }
+}
+
+impl Gva {
+    /// The address `bytes` further on, as the CPU computes it: modulo 2^64.
+    #[must_use]
+    pub fn offset(self, bytes: u64) -> Self {
+        Self(self.0.wrapping_add(bytes))
+    }
+
+    /// Whether a kernel would map itself here: the upper, sign-extended half.
+    #[must_use]
+    pub fn is_kernel(self) -> bool {
+        self.0 >> 63 == 1
+    }
+}
+
+const PRESENT: u64 = 1;
+const LARGE: u64 = 1 << 7;
+const NO_EXECUTE: u64 = 1 << 63;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+const PAGE: u64 = 4096;
+const PAGE_BYTES: usize = 4096;
+
+/// Where a virtual page lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Physical address of the byte that was asked for.
+    pub gpa: Gpa,
+    /// Bytes from the one asked for to the end of its page, 1 to 1 GiB.
+    pub rest: u64,
+    /// Instructions may be fetched from it.
+    pub executable: bool,
+}
+
+/// A guest's memory as one address space shows it.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    memory: &'a GuestMemoryMmap,
+    root: Gpa,
+    five_level: bool,
+}
+
+impl<'a> View<'a> {
+    /// The memory under page directory `cr3`, whose flag bits are ignored.
+    ///
+    /// Under page-table isolation that is to be the kernel's directory of the pair, which maps the user's pages too.
+    #[must_use]
+    pub fn new(memory: &'a GuestMemoryMmap, cr3: u64, five_level: bool) -> Self {
+        Self { memory, root: Gpa(cr3 & FRAME), five_level }
+    }
+
+    /// The guest's physical memory.
+    #[must_use]
+    pub fn physical(&self) -> &'a GuestMemoryMmap {
+        self.memory
+    }
+
+    /// Walks the page tables for `gva`.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`] when an entry on the way is not present, or lies outside guest memory.
+    pub fn translate(&self, gva: Gva) -> Result<Mapping> {
+        let mut table = self.root.0;
+        let mut executable = true;
+        let top = if self.five_level { 48 } else { 39 };
+        let mut shift = top;
+        loop {
+            let index = (gva.0 >> shift) & 0x1ff;
+            // `table` has its low 12 bits clear and `index * 8` is below 4096: no carry, no overflow.
+            let entry: u64 =
+                self.memory.read_obj(GuestAddress(table | (index * 8))).map_err(|_| Error::NotMapped(gva))?;
+            if entry & PRESENT == 0 {
+                return Err(Error::NotMapped(gva));
+            }
+            executable &= entry & NO_EXECUTE == 0;
+            let leaf = shift == 12 || (shift <= 30 && entry & LARGE != 0);
+            if leaf {
+                let inside = (1u64 << shift) - 1;
+                let gpa = Gpa((entry & FRAME & !inside) | (gva.0 & inside));
+                return Ok(Mapping { gpa, rest: inside - (gva.0 & inside) + 1, executable });
+            }
+            table = entry & FRAME;
+            shift -= 9;
+        }
+    }
+
+    /// Copies `buffer.len()` bytes from `gva` out of the guest.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`] with the first address that could not be read; `buffer` is then partly filled.
+    pub fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = gva.offset(done as u64);
+            let mapping = self.translate(at)?;
+            let left = buffer.len() - done;
+            let piece = usize::try_from(mapping.rest).unwrap_or(usize::MAX).min(left);
+            self.memory
+                .read_slice(&mut buffer[done..done + piece], GuestAddress(mapping.gpa.0))
+                .map_err(|_| Error::NotMapped(at))?;
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// Reads an aligned or unaligned little-endian `u64`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_u64(&self, gva: Gva) -> Result<u64> {
+        let mut bytes = [0; 8];
+        self.read(gva, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Reads a little-endian `u32`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_u32(&self, gva: Gva) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.read(gva, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Reads a NUL-terminated string of at most `limit` bytes; bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), or [`Error::TooLong`] when no NUL comes within `limit` bytes.
+    pub fn read_string(&self, gva: Gva, limit: usize) -> Result<String> {
+        let mut bytes = Vec::new();
+        let mut page = [0; PAGE_BYTES];
+        while bytes.len() < limit {
+            let at = gva.offset(bytes.len() as u64);
+            // Never beyond the page: the next one may be absent and need not be there.
+            let rest = usize::try_from(PAGE - at.0 % PAGE).unwrap_or(page.len()).min(limit - bytes.len());
+            self.read(at, &mut page[..rest])?;
+            if let Some(end) = page[..rest].iter().position(|&byte| byte == 0) {
+                bytes.extend_from_slice(&page[..end]);
+                return Ok(String::from_utf8_lossy(&bytes).into_owned());
+            }
+            bytes.extend_from_slice(&page[..rest]);
+        }
+        Err(Error::TooLong(gva))
+    }
+
+    /// Copies `data` into the guest at `gva`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); a prefix may have been written.
+    pub fn write(&self, gva: Gva, data: &[u8]) -> Result<()> {
+        let mut done = 0;
+        while done < data.len() {
+            let at = gva.offset(done as u64);
+            let mapping = self.translate(at)?;
+            let piece = usize::try_from(mapping.rest).unwrap_or(usize::MAX).min(data.len() - done);
+            self.memory
+                .write_slice(&data[done..done + piece], GuestAddress(mapping.gpa.0))
+                .map_err(|_| Error::NotMapped(at))?;
+            done += piece;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MEMORY: usize = 1 << 20;
+
+    fn memory() -> GuestMemoryMmap {
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap()
+    }
+
+    fn put(memory: &GuestMemoryMmap, at: u64, value: u64) {
+        memory.write_obj(value, GuestAddress(at)).unwrap();
+    }
+
+    /// Tables at 0x1000 (top), 0x2000, 0x3000, 0x4000; the page at 0x7000 is mapped at `gva`.
+    fn map_4k(memory: &GuestMemoryMmap, gva: u64, flags: u64) {
+        for (level, table) in [(39, 0x1000u64), (30, 0x2000), (21, 0x3000)] {
+            put(memory, table + ((gva >> level) & 0x1ff) * 8, (table + 0x1000) | 3);
+        }
+        put(memory, 0x4000 + ((gva >> 12) & 0x1ff) * 8, 0x7000 | flags);
+    }
+
+    #[test]
+    fn small_page() {
+        let memory = memory();
+        map_4k(&memory, 0xffff_8880_1234_5000, 3 | NO_EXECUTE);
+        let view = View::new(&memory, 0x1000 | 5, false);
+        let mapping = view.translate(Gva(0xffff_8880_1234_5678)).unwrap();
+        assert_eq!(mapping, Mapping { gpa: Gpa(0x7678), rest: 0x1000 - 0x678, executable: false });
+        assert!(matches!(view.translate(Gva(0xffff_8880_1234_6000)), Err(Error::NotMapped(_))));
+    }
+
+    #[test]
+    fn large_pages() {
+        let memory = memory();
+        put(&memory, 0x1000, 0x2000 | 3);
+        put(&memory, 0x2000, 0x3000 | 3);
+        put(&memory, 0x2008, (1 << 30) | 3 | LARGE);
+        put(&memory, 0x3008, 0x40_0000 | 3 | LARGE | (1 << 12));
+        let view = View::new(&memory, 0x1000, false);
+        assert_eq!(view.translate(Gva(0x20_1234)).unwrap().gpa, Gpa(0x40_1234));
+        assert_eq!(view.translate(Gva(0x20_1234)).unwrap().rest, 0x20_0000 - 0x1234);
+        assert_eq!(view.translate(Gva(0x4000_0042)).unwrap().gpa, Gpa((1 << 30) | 0x42));
+    }
+
+    #[test]
+    fn strings_stop_at_the_nul_and_at_the_limit() {
+        let memory = memory();
+        map_4k(&memory, 0x5000, 3);
+        let view = View::new(&memory, 0x1000, false);
+        view.write(Gva(0x5ffb), b"name\0").unwrap();
+        assert_eq!(view.read_string(Gva(0x5ffb), 4096).unwrap(), "name");
+        assert!(matches!(view.read_string(Gva(0x5ffb), 4), Err(Error::TooLong(_))));
+        view.write(Gva(0x5ffb), b"names").unwrap();
+        assert!(matches!(view.read_string(Gva(0x5ffb), 4096), Err(Error::NotMapped(Gva(0x6000)))));
+    }
+
+    proptest! {
+        /// Page tables of random bytes: an answer or an error, and an answer lies where the tables say.
+        #[test]
+        fn random_tables_never_panic(words in proptest::collection::vec(any::<u64>(), 64), gva: u64, cr3: u64) {
+            let memory = memory();
+            for (index, word) in words.iter().enumerate() {
+                let at = (word ^ gva).wrapping_mul(0x9e37_79b9_7f4a_7c15) % (MEMORY as u64 / 8) * 8;
+                put(&memory, at, words[(index * 7) % words.len()] & 0xf_ffff | 1);
+            }
+            for five_level in [false, true] {
+                let view = View::new(&memory, cr3 & 0xf_ffff, five_level);
+                if let Ok(mapping) = view.translate(Gva(gva)) {
+                    prop_assert!(mapping.rest >= 1 && mapping.rest <= 1 << 30);
+                    prop_assert_eq!(mapping.gpa.0 % PAGE, gva % PAGE);
+                }
+                let mut buffer = [0; 5000];
+                let _ = view.read(Gva(gva), &mut buffer);
+                let _ = view.read_string(Gva(gva), 300);
+            }
+        }
+    }
+}

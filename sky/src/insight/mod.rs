@@ -1,0 +1,10 @@
+//! What system calls say about disk blocks.
+//!
+//! [`Tracker`] follows the writes of monitored processes and files a fingerprint of every whole 4 KiB block;
+//! [`BlockIndex`] recognises the same content when it arrives at the disk.
+
+mod index;
+mod tracker;
+
+pub use index::{BlockCounts, BlockIndex, FileId, FileSummary, MAX_FILES};
+pub use tracker::{Tracker, TrackerCounts, WriteNote};

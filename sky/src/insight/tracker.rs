@@ -1,0 +1,217 @@
+//! Follows the calls of monitored processes to files and blocks.
+//!
+//! Which file a descriptor means, where it stands and how long the file is, is read from the guest kernel at the call
+//! itself: there is no table of descriptors that a missed call could make wrong.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sky_devices::io_class::BLOCK_SIZE;
+
+use crate::guest::{Gva, Linux, OpenFile, Syscall, View};
+use crate::insight::{BlockIndex, FileId, MAX_FILES};
+
+const O_APPEND: u32 = 0o2000;
+/// What one write may transfer, `MAX_RW_COUNT` of Linux.
+const MAX_RW_COUNT: u64 = 0x7fff_f000;
+const BLOCK: u64 = BLOCK_SIZE as u64;
+const PATH_MAX: usize = 4096;
+
+/// A write on its way, from entry to return.
+#[derive(Clone, Debug)]
+pub struct WriteNote {
+    file: FileId,
+    /// Where in the file it begins, in bytes.
+    offset: u64,
+    count: u64,
+    buffer: Gva,
+    size: u64,
+    /// Whole blocks whose user pages were absent at entry; the kernel brings them in as it copies.
+    absent: Vec<u64>,
+}
+
+/// Counters of what could not be followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct TrackerCounts {
+    /// Writes to something other than a regular file.
+    pub not_a_file: u64,
+    /// Writes whose file could not be read from the guest.
+    pub unreadable: u64,
+    /// Blocks that a write covered only partly, which are not fingerprinted.
+    pub partial_blocks: u64,
+    /// Whole blocks whose content could not be read, neither at entry nor at return.
+    pub absent_blocks: u64,
+}
+
+/// The tracker.
+#[derive(Debug)]
+pub struct Tracker {
+    index: Arc<BlockIndex>,
+    files: HashMap<(u32, u64), FileId>,
+    counts: TrackerCounts,
+}
+
+impl Tracker {
+    /// Files what it finds in `index`.
+    #[must_use]
+    pub fn new(index: Arc<BlockIndex>) -> Self {
+        Self { index, files: HashMap::new(), counts: TrackerCounts::default() }
+    }
+
+    /// What could not be followed.
+    #[must_use]
+    pub fn counts(&self) -> TrackerCounts {
+        self.counts
+    }
+
+    /// Argument of a call that names a file, for events; empty when it cannot be read.
+    #[must_use]
+    pub fn path_argument(view: &View<'_>, call: &Syscall) -> String {
+        match *call {
+            Syscall::Open { path, .. } | Syscall::Openat { path, .. } | Syscall::Execve { path } => {
+                view.read_string(Gva(path), PATH_MAX).unwrap_or_default()
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// A thread enters `call`. Whole blocks are fingerprinted now: with O_SYNC or O_DIRECT they reach the disk before
+    /// the call returns.
+    pub fn entered(
+        &mut self,
+        view: &View<'_>,
+        linux: &Linux,
+        task: Gva,
+        call: &Syscall,
+    ) -> Option<WriteNote> {
+        let (fd, buffer, count, at) = match *call {
+            Syscall::Write { fd, buffer, count } => (fd, buffer, count, None),
+            Syscall::Pwrite64 { fd, buffer, count, offset } => (fd, buffer, count, Some(offset)),
+            _ => return None,
+        };
+        let file = match linux.open_file(view, task, fd) {
+            Ok(Some(file)) => file,
+            Ok(None) => {
+                self.counts.not_a_file += 1;
+                return None;
+            }
+            Err(_) => {
+                self.counts.unreadable += 1;
+                return None;
+            }
+        };
+        // With O_APPEND pwrite64 appends, too: BUGS in its manual page.
+        let offset = match at {
+            _ if file.flags & O_APPEND != 0 => file.size,
+            Some(offset) => offset,
+            None => file.position,
+        };
+        let mut note = WriteNote {
+            file: self.file(view, linux, &file),
+            offset,
+            count: count.min(MAX_RW_COUNT),
+            buffer: Gva(buffer),
+            size: file.size,
+            absent: Vec::new(),
+        };
+        self.fingerprint(view, &mut note);
+        Some(note)
+    }
+
+    /// The call returned `result`; `None` when that is not known, as after a signal.
+    pub fn returned(&mut self, view: &View<'_>, note: WriteNote, result: Option<i64>) {
+        let Some(result) = result else { return };
+        let done = u64::try_from(result).unwrap_or(0).min(note.count);
+        let end = note.offset.saturating_add(done);
+        for block in whole_blocks(note.offset, note.count) {
+            if block.saturating_add(BLOCK) > end {
+                self.index.forget_block(note.file, block);
+            }
+        }
+        let mut content = [0; BLOCK_SIZE];
+        for &block in note.absent.iter().filter(|&&block| block.saturating_add(BLOCK) <= end) {
+            match view.read(note.buffer.offset(block - note.offset), &mut content) {
+                Ok(()) => self.index.wrote_block(note.file, block, &content),
+                Err(_) => self.counts.absent_blocks += 1,
+            }
+        }
+        if done > 0 {
+            self.counts.partial_blocks += partial_blocks(note.offset, done);
+            self.index.wrote(note.file, done, note.size.max(end));
+        }
+    }
+
+    fn fingerprint(&mut self, view: &View<'_>, note: &mut WriteNote) {
+        let mut content = [0; BLOCK_SIZE];
+        for block in whole_blocks(note.offset, note.count) {
+            match view.read(note.buffer.offset(block - note.offset), &mut content) {
+                Ok(()) => self.index.wrote_block(note.file, block, &content),
+                Err(_) => note.absent.push(block),
+            }
+        }
+    }
+
+    fn file(&mut self, view: &View<'_>, linux: &Linux, file: &OpenFile) -> FileId {
+        if let Some(&id) = self.files.get(&file.identity) {
+            return id;
+        }
+        let path = linux.path(view, file).unwrap_or_else(|_| format!("(inode {})", file.identity.1));
+        let id = self.index.add_file(&path);
+        if self.files.len() < MAX_FILES {
+            self.files.insert(file.identity, id);
+        }
+        id
+    }
+}
+
+/// Offsets of the blocks that lie wholly within `count` bytes from `offset`.
+fn whole_blocks(offset: u64, count: u64) -> impl Iterator<Item = u64> {
+    let end = offset.saturating_add(count);
+    let first = offset.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
+    let last = end - end % BLOCK;
+    (first..last.max(first)).step_by(BLOCK_SIZE)
+}
+
+/// How many blocks are touched, but not covered.
+fn partial_blocks(offset: u64, count: u64) -> u64 {
+    let end = offset.saturating_add(count);
+    let touched = end.div_ceil(BLOCK) - offset / BLOCK;
+    let whole = (end / BLOCK).saturating_sub(offset.div_ceil(BLOCK));
+    touched - whole
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn blocks_of_a_write() {
+        assert_eq!(whole_blocks(0, 8192).collect::<Vec<_>>(), [0, 4096]);
+        assert_eq!(whole_blocks(1, 8192).collect::<Vec<_>>(), [4096]);
+        assert_eq!(whole_blocks(4095, 4096).count(), 0);
+        assert_eq!((partial_blocks(0, 8192), partial_blocks(1, 8192), partial_blocks(4095, 2)), (0, 2, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_agree_with_counting_bytes(offset in 0u64..20_000, count in 0u64..20_000) {
+            let covered = |block: u64| {
+                (0..BLOCK).filter(|byte| (offset..offset + count).contains(&(block * BLOCK + byte))).count()
+            };
+            let whole: Vec<u64> = (0..11).filter(|&block| covered(block) == BLOCK_SIZE).map(|block| block * BLOCK).collect();
+            let partial = (0..11).filter(|&block| (1..BLOCK_SIZE).contains(&covered(block))).count() as u64;
+            prop_assert_eq!(whole_blocks(offset, count).collect::<Vec<_>>(), whole);
+            if count > 0 {
+                prop_assert_eq!(partial_blocks(offset, count), partial);
+            }
+        }
+
+        #[test]
+        fn offsets_that_a_guest_may_choose_do_not_overflow(offset: u64, count in 0u64..=MAX_RW_COUNT) {
+            prop_assert!(whole_blocks(offset, count).take(3).all(|block| block % BLOCK == 0));
+            let _ = partial_blocks(offset, count.max(1));
+        }
+    }
+}

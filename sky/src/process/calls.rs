@@ -1,0 +1,117 @@
+//! System calls that were entered and have not returned.
+//!
+//! A thread is known by the top of its kernel stack, which is the same at entry and at return, on whatever virtual
+//! CPU that is and whatever the thread did in between.
+
+use std::collections::HashMap;
+
+use crate::guest::{Gva, Syscall};
+
+/// A guest has fewer threads than this; beyond it the table forgets rather than grows.
+const MAX_OUTSTANDING: usize = 1 << 16;
+
+/// A call on its way.
+#[derive(Clone, Debug)]
+pub struct Pending<T> {
+    /// The call.
+    pub call: Syscall,
+    /// Number of the address space it was made in.
+    pub ctx_id: u64,
+    /// User address it returns to.
+    pub resumes_at: u64,
+    /// What the observer wants to find again at the return.
+    pub note: T,
+}
+
+/// Calls on their way, by thread.
+#[derive(Debug)]
+pub struct Outstanding<T> {
+    by_stack: HashMap<Gva, Pending<T>>,
+}
+
+impl<T> Default for Outstanding<T> {
+    fn default() -> Self {
+        Self { by_stack: HashMap::new() }
+    }
+}
+
+impl<T> Outstanding<T> {
+    /// Files a call under its thread. Gives back the thread's last call if that never returned: it ended some other
+    /// way, as execve, or the thread it belonged to is gone and its stack has a new owner.
+    pub fn enter(&mut self, stack_top: Gva, pending: Pending<T>) -> Option<Pending<T>> {
+        if self.by_stack.len() >= MAX_OUTSTANDING {
+            self.by_stack.clear();
+        }
+        self.by_stack.insert(stack_top, pending)
+    }
+
+    /// Takes the call that returns on a thread.
+    pub fn take(&mut self, stack_top: Gva) -> Option<Pending<T>> {
+        self.by_stack.remove(&stack_top)
+    }
+
+    /// Takes the calls of an address space whose process ends.
+    pub fn drain_space(&mut self, ctx_id: u64) -> Vec<Pending<T>> {
+        let stacks: Vec<Gva> = self
+            .by_stack
+            .iter()
+            .filter(|(_, pending)| pending.ctx_id == ctx_id)
+            .map(|(&stack_top, _)| stack_top)
+            .collect();
+        stacks.into_iter().filter_map(|stack_top| self.by_stack.remove(&stack_top)).collect()
+    }
+
+    /// Whether no call is on its way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_stack.is_empty()
+    }
+
+    /// How many calls are on their way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_stack.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(ctx_id: u64, fd: u32) -> Pending<()> {
+        Pending { call: Syscall::Close { fd }, ctx_id, resumes_at: 0, note: () }
+    }
+
+    #[test]
+    fn calls_return_on_their_own_thread_in_any_order() {
+        let mut calls = Outstanding::default();
+        for thread in 1..=3 {
+            assert!(calls.enter(Gva(thread), pending(9, u32::try_from(thread).unwrap())).is_none());
+        }
+        for thread in [2, 3, 1] {
+            assert_eq!(
+                calls.take(Gva(thread)).unwrap().call,
+                Syscall::Close { fd: u32::try_from(thread).unwrap() }
+            );
+        }
+        assert!(calls.take(Gva(1)).is_none() && calls.is_empty());
+    }
+
+    #[test]
+    fn a_call_that_never_returned_comes_back_at_the_next() {
+        let mut calls = Outstanding::default();
+        calls.enter(Gva(1), pending(9, 1));
+        assert_eq!(calls.enter(Gva(1), pending(9, 2)).unwrap().call, Syscall::Close { fd: 1 });
+        assert_eq!(calls.len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_ends_leaves_nothing() {
+        let mut calls = Outstanding::default();
+        calls.enter(Gva(1), pending(9, 1));
+        calls.enter(Gva(2), pending(8, 2));
+        calls.enter(Gva(3), pending(9, 3));
+        assert_eq!(calls.drain_space(9).len(), 2);
+        assert_eq!(calls.take(Gva(2)).unwrap().ctx_id, 8);
+    }
+}

@@ -1,0 +1,131 @@
+//! What Sky saw, as numbers: for people, scripts and tests.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::insight::{BlockCounts, FileSummary, TrackerCounts};
+
+/// Stops of the guest, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stops {
+    /// At the handler for invalid opcodes, for a system call.
+    pub calls: u64,
+    /// At the handler for invalid opcodes, for an opcode that is invalid.
+    pub invalid_opcodes: u64,
+    /// Behind the system-call dispatcher.
+    pub returns: u64,
+    /// At a write of CR3.
+    pub switches: u64,
+}
+
+/// One system call of the monitored processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CallCount {
+    /// Times it was entered.
+    pub entered: u64,
+    /// Times its return was seen.
+    pub returned: u64,
+}
+
+/// Everything that was seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether traps were set.
+    pub armed: bool,
+    /// Why not, or what went wrong later.
+    pub problem: Option<String>,
+    /// The mechanism in use.
+    pub mechanism: String,
+    /// Monitored processes: executable and process id.
+    pub processes: Vec<(String, u32)>,
+    /// Processes of a monitored name that ran before traps were set, and are not monitored.
+    pub too_early: u64,
+    /// System calls by name.
+    pub calls: BTreeMap<String, CallCount>,
+    /// Calls that ended some other way than by a return that was seen, execve and exit among them.
+    pub unreturned: u64,
+    /// Calls of processes that were new and turned out to be of no interest: one each.
+    pub identified: u64,
+    /// Stops of the guest.
+    pub stops: Stops,
+    /// Files that monitored processes wrote.
+    pub files: Vec<FileSummary>,
+    /// What became of the disk blocks.
+    pub blocks: BlockCounts,
+    /// What could not be followed.
+    pub untracked: TrackerCounts,
+}
+
+impl Report {
+    /// System calls that were trapped, those of new processes included.
+    #[must_use]
+    pub fn trapped_calls(&self) -> u64 {
+        self.stops.calls
+    }
+
+    /// Exits of the virtual CPU for each trapped call: KVM's own for #UD, and those that came to Sky.
+    #[must_use]
+    pub fn exits_per_call(&self) -> Option<f64> {
+        let stops = self.stops;
+        #[expect(clippy::cast_precision_loss, reason = "a ratio of counters for people")]
+        let ratio = |exits: u64| exits as f64 / stops.calls as f64;
+        (stops.calls > 0).then(|| ratio(stops.calls * 2 + stops.returns))
+    }
+}
+
+/// Tables for people.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(problem) = &self.problem {
+            writeln!(f, "sky: {problem}")?;
+        }
+        if !self.armed {
+            return writeln!(f, "sky: no traps were set, the guest ran unmonitored");
+        }
+        let names: Vec<String> =
+            self.processes.iter().map(|(name, pid)| format!("{name} (pid {pid})")).collect();
+        writeln!(
+            f,
+            "sky: monitored {}",
+            if names.is_empty() { "no process".into() } else { names.join(", ") }
+        )?;
+        if self.too_early > 0 {
+            writeln!(f, "sky: {} process(es) of that name ran already and were left alone", self.too_early)?;
+        }
+        writeln!(f, "\n{:<16} {:>10} {:>10}", "system call", "entered", "returned")?;
+        for (name, count) in &self.calls {
+            writeln!(f, "{name:<16} {:>10} {:>10}", count.entered, count.returned)?;
+        }
+        writeln!(
+            f,
+            "\n{:<40} {:>10} {:>10} {:>8} {:>8} {:>7}",
+            "file", "bytes", "size", "blocks", "on disk", "class"
+        )?;
+        for file in &self.files {
+            let class = if file.matched > 0 { "data" } else { "unknown" };
+            writeln!(
+                f,
+                "{:<40} {:>10} {:>10} {:>8} {:>8} {class:>7}",
+                file.path, file.bytes, file.size, file.blocks, file.matched
+            )?;
+        }
+        let blocks = self.blocks;
+        writeln!(
+            f,
+            "\ndisk blocks written: {} matched to a file, {} unknown; {} of the files' blocks not seen at the disk",
+            blocks.data, blocks.unknown, blocks.pending
+        )?;
+        let stops = self.stops;
+        write!(
+            f,
+            "stops of the guest: {} system calls, {} returns, {} process switches, {} invalid opcodes",
+            stops.calls, stops.returns, stops.switches, stops.invalid_opcodes
+        )?;
+        match self.exits_per_call() {
+            Some(ratio) => writeln!(f, "\nexits per trapped call: {ratio:.2}"),
+            None => writeln!(f),
+        }
+    }
+}

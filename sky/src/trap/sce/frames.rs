@@ -1,0 +1,84 @@
+//! What the CPU and Linux leave on the kernel's stack.
+
+use crate::Result;
+use crate::guest::{Gva, View};
+
+/// RFLAGS.RF: the next instruction is not stopped by a breakpoint, and then it is gone.
+pub(super) const RF: u64 = 1 << 16;
+
+/// What the CPU pushes at an exception without an error code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InterruptFrame {
+    pub(super) rip: u64,
+    pub(super) cs: u64,
+    pub(super) rflags: u64,
+    pub(super) rsp: u64,
+}
+
+impl InterruptFrame {
+    pub(super) fn read(view: &View<'_>, at: Gva) -> Result<Self> {
+        let mut bytes = [0; 32];
+        view.read(at, &mut bytes)?;
+        Ok(Self {
+            rip: word(&bytes, 0),
+            cs: word(&bytes, 8),
+            rflags: word(&bytes, 16),
+            rsp: word(&bytes, 24),
+        })
+    }
+}
+
+/// The parts of Linux's `struct pt_regs` (`arch/x86/include/asm/ptrace.h`) that matter at a return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PtRegs {
+    pub(super) ax: i64,
+    pub(super) ip: u64,
+    r11: u64,
+    flags: u64,
+}
+
+impl PtRegs {
+    /// Bytes of the structure; the stack begins behind it.
+    pub(super) const SIZE: u64 = 0xa8;
+    const R11: u64 = 0x30;
+    const AX: u64 = 0x50;
+    const IP: u64 = 0x80;
+    const FLAGS: u64 = 0x90;
+
+    pub(super) fn read(view: &View<'_>, at: Gva) -> Result<Self> {
+        let mut bytes = [0; 0x70];
+        view.read(at.offset(Self::R11), &mut bytes)?;
+        let field = |offset: u64| word(&bytes, usize::try_from(offset - Self::R11).unwrap_or(0));
+        Ok(Self {
+            ax: field(Self::AX).cast_signed(),
+            ip: field(Self::IP),
+            r11: field(Self::R11),
+            flags: field(Self::FLAGS),
+        })
+    }
+
+    /// Takes RF out of the flags and of R11, where SYSCALL would have left it clear.
+    pub(super) fn clear_resume_flag(&self, view: &View<'_>, at: Gva) -> Result<()> {
+        view.write(at.offset(Self::R11), &(self.r11 & !RF).to_le_bytes())?;
+        view.write(at.offset(Self::FLAGS), &(self.flags & !RF).to_le_bytes())
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    if let Some(source) = bytes.get(at..at + 8) {
+        word.copy_from_slice(source);
+    }
+    u64::from_le_bytes(word)
+}
+
+/// Name of system call `number`; `beyond` stands for all that are not counted one by one.
+pub(super) fn call_name(number: usize, beyond: usize) -> String {
+    if number == beyond {
+        return "(other)".to_owned();
+    }
+    match syscalls::Sysno::new(number) {
+        Some(call) => call.name().to_owned(),
+        None => format!("#{number}"),
+    }
+}
