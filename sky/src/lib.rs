@@ -4,10 +4,10 @@
 //!
 //! ```text
 //!   Config::load(FILE)             which processes
-//!   Sky::new(config, memory)       one per virtual machine
+//!   Sky::new(config)               one per virtual machine
 //!   sky.classifier()               for the disks: what does this block mean?
 //!   sky.hide(&vm)                  before the guest runs
-//!   sky.vcpu(&mut fd)              one per virtual CPU, lives on its thread
+//!   sky.vcpu(memory)               the virtual CPU's part, lives on its thread
 //!     vcpu.arm_if_asked(..)        after each exit; Sky::arm asks, when the disk driver is ready
 //!     vcpu.port_exit(..)           on KVM_EXIT_IO of Sky's port
 //!     vcpu.rdmsr(..), wrmsr(..)    on KVM_EXIT_X86_RDMSR, WRMSR

@@ -3,37 +3,30 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::VmFd;
 use sky_devices::io_class::Classifier;
 use vm_memory::GuestMemoryMmap;
 
 use crate::insight::BlockIndex;
+use crate::trap;
 use crate::trap::sce::Sce;
-use crate::trap::{self, KvmCpu};
 use crate::{Config, Report, Result};
 
 /// Sky for one virtual machine.
 #[derive(Debug)]
 pub struct Sky {
     config: Config,
-    memory: GuestMemoryMmap,
     index: Arc<BlockIndex>,
     asked: AtomicBool,
     report: Mutex<Report>,
 }
 
 impl Sky {
-    /// Watches what `config` names in the guest with this memory.
+    /// Watches what `config` names.
     #[must_use]
-    pub fn new(config: Config, memory: GuestMemoryMmap) -> Arc<Self> {
+    pub fn new(config: Config) -> Arc<Self> {
         let index = Arc::new(BlockIndex::new(config.insight.pending_blocks));
-        Arc::new(Self {
-            config,
-            memory,
-            index,
-            asked: AtomicBool::new(false),
-            report: Mutex::new(Report::default()),
-        })
+        Arc::new(Self { config, index, asked: AtomicBool::new(false), report: Mutex::new(Report::default()) })
     }
 
     /// Knows which blocks of the guest's disks are data of monitored processes.
@@ -56,10 +49,11 @@ impl Sky {
         self.asked.store(true, Ordering::Release);
     }
 
-    /// Takes up the guest's virtual CPU; the result lives on its thread.
-    pub fn vcpu(self: &Arc<Self>, fd: &mut VcpuFd) -> Sce {
-        KvmCpu::prepare(fd);
-        Sce::new(Arc::clone(self))
+    /// Takes up the one virtual CPU of a guest with this memory; the result lives on its thread. The virtual CPU
+    /// itself is [prepared](crate::trap::KvmCpu::prepare) before it runs.
+    #[must_use]
+    pub fn vcpu(self: &Arc<Self>, memory: GuestMemoryMmap) -> Sce {
+        Sce::new(Arc::clone(self), memory)
     }
 
     /// What was seen so far.
@@ -71,10 +65,6 @@ impl Sky {
 
     pub(crate) fn config(&self) -> &Config {
         &self.config
-    }
-
-    pub(crate) fn memory(&self) -> &GuestMemoryMmap {
-        &self.memory
     }
 
     pub(crate) fn index(&self) -> &Arc<BlockIndex> {

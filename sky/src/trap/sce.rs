@@ -92,6 +92,7 @@ struct Armed {
 #[derive(Debug)]
 pub struct Sce {
     sky: Arc<Sky>,
+    memory: GuestMemoryMmap,
     port: u8,
     armed: Option<Armed>,
     efer_before: Efer,
@@ -108,7 +109,7 @@ struct Counts {
 }
 
 impl Sce {
-    pub(crate) fn new(sky: Arc<Sky>) -> Self {
+    pub(crate) fn new(sky: Arc<Sky>, memory: GuestMemoryMmap) -> Self {
         let port = sky.config().trap.port;
         let counts = Counts {
             report: Report::default(),
@@ -117,7 +118,7 @@ impl Sce {
             unreturned: 0,
             identified: 0,
         };
-        Self { sky, port, armed: None, efer_before: Efer::default(), counts }
+        Self { sky, memory, port, armed: None, efer_before: Efer::default(), counts }
     }
 
     /// Sets the traps if [`Sky::arm`] asked for it. Called after every exit; costs one load when nobody asked.
@@ -153,7 +154,7 @@ impl Sce {
         let Some(armed) = self.armed.as_mut() else { return Ok(false) };
         let mut regs = cpu.regs()?;
         let Some(site) = armed.mechanism.site(regs.rip) else { return Ok(false) };
-        let memory = self.sky.memory();
+        let memory = &self.memory;
         match site.kind {
             StopKind::SwitchedSpace => {
                 self.counts.stops.switches += 1;
@@ -164,7 +165,7 @@ impl Sce {
             StopKind::InvalidOpcode => {
                 self.counts.stops.calls += 1;
                 if armed.emulate_syscall(memory, &mut regs) {
-                    let action = armed.entered(&self.sky, cpu, &regs, &mut self.counts);
+                    let action = armed.entered(memory, &self.sky, cpu, &regs, &mut self.counts);
                     cpu.set_regs(&regs)?;
                     match action {
                         Ok(true) => self.publish(),
@@ -238,7 +239,7 @@ impl Sce {
     }
 
     fn arm(&mut self, cpu: &mut dyn Cpu) -> Result<Armed> {
-        let memory = self.sky.memory();
+        let memory = &self.memory;
         let sregs = cpu.sregs()?;
         let per_cpu = [msr::GS_BASE, msr::KERNEL_GS_BASE]
             .into_iter()
@@ -375,12 +376,13 @@ impl Armed {
     /// A thread is about to enter a system call. Returns whether the report changed in a way worth publishing.
     fn entered(
         &mut self,
+        memory: &GuestMemoryMmap,
         sky: &Sky,
         cpu: &mut dyn Cpu,
         regs: &kvm_regs,
         counts: &mut Counts,
     ) -> Result<bool> {
-        let view = self.view(sky.memory());
+        let view = self.view(memory);
         let mut news = false;
         if self.spaces.get(self.ctx_id) == Space::New {
             news = self.identify(&view, sky, cpu, counts)?;
