@@ -3,6 +3,29 @@
 //! The VMM maps [`REGION_SIZE`] bytes of guest addresses and passes accesses to [`MmioTransport::read`] and
 //! [`MmioTransport::write`]. Kicks should not come this way: the VMM registers [`MmioTransport::queue_notifiers`] as
 //! ioeventfds, so that they reach the workers without a stop in user space.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use sky_devices::block::MemoryDisk;
+//! use sky_devices::virtio::Memory;
+//! use sky_devices::virtio::blk::{Blk, BlkSpec, NoClassifier};
+//! use sky_devices::virtio::mmio::MmioTransport;
+//! use vm_memory::{GuestAddress, GuestMemoryMmap};
+//! use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let memory = Memory::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)])?);
+//! let disk = Blk::new(BlkSpec::default(), Arc::new(MemoryDisk::new(1 << 20)?), Arc::new(NoClassifier))?;
+//! let mut transport = MmioTransport::new(Box::new(disk), memory, EventFd::new(EFD_NONBLOCK)?)?;
+//!
+//! // The guest reads register 0.
+//! let mut magic = [0; 4];
+//! transport.read(0, &mut magic);
+//! assert_eq!(&magic, b"virt");
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt;
 use std::io;
@@ -78,6 +101,8 @@ impl MmioTransport {
     }
 
     /// Calls `hook` once, on the vCPU's thread, after a driver has taken the device into use.
+    ///
+    /// The transport is in the middle of a register write then: the hook must not wait for a lock around it.
     pub fn set_on_driver_ok(&mut self, hook: OnDriverOk) {
         self.on_driver_ok = Some(hook);
     }

@@ -104,6 +104,12 @@ fn steps_cannot_be_skipped_or_taken_back() {
 }
 
 #[test]
+fn a_transport_may_be_shared_between_vcpus() {
+    fn assert_send<T: Send>(_: &T) {}
+    assert_send(&Driver::new(blk(numbered_disk(8, false), 1)).transport);
+}
+
+#[test]
 fn driver_ok_is_announced_once() {
     let mut driver = Driver::new(blk(numbered_disk(8, false), 1));
     let calls = Arc::new(AtomicU32::new(0));

@@ -56,11 +56,13 @@ pub(super) struct Executor {
     disk: Disk,
     bounce: Bounce,
     tags: Vec<IoTag>,
+    /// The device has failed before: a guest that tries again and again must not fill the host's log.
+    has_failed: bool,
 }
 
 impl Executor {
     pub(super) fn new(disk: Disk) -> Self {
-        Self { disk, bounce: Bounce::default(), tags: Vec::new() }
+        Self { disk, bounce: Bounce::default(), tags: Vec::new(), has_failed: false }
     }
 
     /// Does what the request asks for and says how it went.
@@ -77,16 +79,22 @@ impl Executor {
         match result {
             Ok(written) => request.complete(Status::Ok, written),
             Err(failure) => {
-                self.disk.stats.error();
-                match &failure {
-                    // The host's administrator can do something about these, about the guest's mistakes nothing.
-                    Failure::Device(error) => tracing::error!(%error, "a disk request failed"),
-                    mistake => {
-                        tracing::debug!(%mistake, kind = ?request.kind(), "a disk request was refused")
-                    }
-                }
+                self.report(&failure);
                 request.complete(failure.status(), 0)
             }
+        }
+    }
+
+    /// Counts a failure, and says so: the host's administrator can do something about a failing device, but nothing
+    /// about the guest's mistakes.
+    fn report(&mut self, failure: &Failure) {
+        self.disk.stats.error();
+        match failure {
+            Failure::Device(error) if !self.has_failed => {
+                self.has_failed = true;
+                tracing::error!(%error, "a disk request failed; this queue's further failures are only counted");
+            }
+            failure => tracing::debug!(%failure, "a disk request was refused"),
         }
     }
 

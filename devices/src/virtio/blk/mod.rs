@@ -6,7 +6,7 @@
 //!                                            Classifier ┘          └ BlockDevice
 //! ```
 //!
-//! Each queue has a [worker](worker) thread. Requests of one queue are served in order, those of different queues at
+//! Each queue has a worker thread. Requests of one queue are served in order, those of different queues at
 //! the same time. At most 16 MiB of data belong to one request; the driver learns that as 254 segments of 64 KiB.
 
 use std::fmt;

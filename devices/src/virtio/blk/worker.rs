@@ -113,9 +113,9 @@ struct State {
 impl State {
     fn run(mut self) {
         // A panic below must not leave the driver waiting in silence.
-        let alarm = Alarm(Arc::clone(&self.interrupt));
+        let mut alarm = Alarm { interrupt: Arc::clone(&self.interrupt), armed: true };
         match self.serve() {
-            Ok(()) => std::mem::forget(alarm),
+            Ok(()) => alarm.armed = false,
             Err(error) => tracing::error!(%error, "a disk queue is broken; the driver must reset the device"),
         }
     }
@@ -191,11 +191,16 @@ impl State {
     }
 }
 
-/// Tells the driver that the device needs a reset when it is dropped.
-struct Alarm(Arc<Interrupt>);
+/// Tells the driver that the device needs a reset when it is dropped armed.
+struct Alarm {
+    interrupt: Arc<Interrupt>,
+    armed: bool,
+}
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        self.0.needs_reset();
+        if self.armed {
+            self.interrupt.needs_reset();
+        }
     }
 }
