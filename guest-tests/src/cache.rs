@@ -37,7 +37,13 @@ fn open_lock(path: &Path) -> Result<File> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
     }
-    File::options().create(true).truncate(false).write(true).read(true).open(path).map_err(Error::file("open", path))
+    File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .open(path)
+        .map_err(Error::file("open", path))
 }
 
 /// Returns `path`, made by `make` unless it is there already.
@@ -68,7 +74,9 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 fn remove(path: &Path) -> Result<()> {
     let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match result {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path)(source)),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::file("remove", path)(source))
+        }
         _ => Ok(()),
     }
 }

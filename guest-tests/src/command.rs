@@ -56,7 +56,11 @@ pub fn run_with_timeout(command: &mut Command, limit: Duration) -> Result<Output
         let _ = child.wait();
         return Err(Error::Missing(format!("{} did not end within {limit:?}", line(command))));
     };
-    Ok(Output { status, stdout: stdout.join().unwrap_or_default(), stderr: stderr.join().unwrap_or_default() })
+    Ok(Output {
+        status,
+        stdout: stdout.join().unwrap_or_default(),
+        stderr: stderr.join().unwrap_or_default(),
+    })
 }
 
 /// Waits for the child until the deadline.
@@ -111,14 +115,16 @@ mod tests {
 
     #[test]
     fn a_failure_names_the_command_and_its_words() {
-        let error = run(Command::new("sh").args(["-c", "echo no such luck >&2; exit 4"])).unwrap_err().to_string();
+        let error =
+            run(Command::new("sh").args(["-c", "echo no such luck >&2; exit 4"])).unwrap_err().to_string();
         assert!(error.contains("no such luck") && error.contains("exit status: 4"), "{error}");
     }
 
     #[test]
     fn a_program_that_hangs_is_killed() {
         let start = Instant::now();
-        let error = run_with_timeout(Command::new("sleep").arg("60"), Duration::from_millis(100)).unwrap_err();
+        let error =
+            run_with_timeout(Command::new("sleep").arg("60"), Duration::from_millis(100)).unwrap_err();
         assert!(error.to_string().contains("sleep 60 did not end"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10));
     }

@@ -4,14 +4,20 @@
 
 pub mod cache;
 pub mod command;
+pub mod disk;
+pub mod e2e;
 pub mod error;
+pub mod guest;
 pub mod initramfs;
 pub mod lab;
 pub mod modules;
 pub mod packages;
 pub mod paths;
+pub mod pattern;
 pub mod place;
 pub mod programs;
 pub mod progress;
+pub mod workload;
 
+pub use e2e::e2e;
 pub use error::{Error, Result};

@@ -49,7 +49,10 @@ impl Loader {
         if self.order.iter().any(|module| module.name == name) {
             return Ok(());
         }
-        let path = self.files.get(name).ok_or_else(|| Error::Missing(format!("this kernel has no module {name}")))?;
+        let path = self
+            .files
+            .get(name)
+            .ok_or_else(|| Error::Missing(format!("this kernel has no module {name}")))?;
         let bytes = unpacked(path)?;
         for needed in needs(&bytes) {
             // A "soft" dependency may be built in or not exist; a hard one that is built in is not listed at all.
@@ -76,7 +79,9 @@ fn needs(module: &[u8]) -> Vec<String> {
     let mut needs = Vec::new();
     for entry in module.split(|byte| *byte == 0) {
         if let Some(list) = entry.strip_prefix(b"depends=") {
-            needs.extend(list.split(|byte| *byte == b',').map(|name| canonical(&String::from_utf8_lossy(name))));
+            needs.extend(
+                list.split(|byte| *byte == b',').map(|name| canonical(&String::from_utf8_lossy(name))),
+            );
         } else if let Some(list) = entry.strip_prefix(b"softdep=pre:") {
             let list = String::from_utf8_lossy(list);
             needs.extend(list.split_whitespace().take_while(|word| *word != "post:").map(canonical));
@@ -125,7 +130,8 @@ mod tests {
 
     #[test]
     fn needs_are_read_from_modinfo() {
-        let module = b"\x7fELF...\0license=GPL\0depends=mbcache,jbd2\0softdep=pre: crc32c post: x\0retpoline=Y\0";
+        let module =
+            b"\x7fELF...\0license=GPL\0depends=mbcache,jbd2\0softdep=pre: crc32c post: x\0retpoline=Y\0";
         assert_eq!(needs(module), ["mbcache", "jbd2", "crc32c"]);
         assert!(needs(b"depends=\0").is_empty());
     }

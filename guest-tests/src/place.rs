@@ -64,7 +64,14 @@ mod tests {
     #[test]
     fn only_a_clear_yes_counts() {
         assert!(is_usable(br#"{"usable": true, "traps": []}"#));
-        for answer in [&br#"{"usable": false}"#[..], br#"{"usable": "true"}"#, br#"{}"#, b"[]", b"Segmentation fault", b""] {
+        for answer in [
+            &br#"{"usable": false}"#[..],
+            br#"{"usable": "true"}"#,
+            br#"{}"#,
+            b"[]",
+            b"Segmentation fault",
+            b"",
+        ] {
             assert!(!is_usable(answer));
         }
     }

@@ -63,7 +63,8 @@ fn static_dir() -> PathBuf {
 }
 
 fn build_static() -> Result<()> {
-    let mut args = vec!["--package", "guest-tests", "--target", STATIC_TARGET, "--bin", Program::LabAgent.name()];
+    let mut args =
+        vec!["--package", "guest-tests", "--target", STATIC_TARGET, "--bin", Program::LabAgent.name()];
     args.extend(Program::GUEST.iter().flat_map(|program| ["--bin", program.name()]));
     cargo(&args, &static_dir(), Some("-C target-feature=+crt-static"))
 }

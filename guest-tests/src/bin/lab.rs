@@ -35,7 +35,8 @@ const CANNOT_RUN: u8 = 127;
 
 fn main() -> ExitCode {
     // `cargo lab` ends with `--` already, and people write another.
-    let args = std::env::args_os().enumerate().filter(|(at, arg)| *at != 1 || arg != "--").map(|(_, arg)| arg);
+    let args =
+        std::env::args_os().enumerate().filter(|(at, arg)| *at != 1 || arg != "--").map(|(_, arg)| arg);
     match run(Args::parse_from(args)) {
         Ok(code) => code,
         Err(error) => {

@@ -1,2 +1,18 @@
-//! placeholder until the lab runs
-fn main() {}
+//! Guest program: writes files with known contents, in several ways, and says what it wrote.
+//!
+//! `writer DIR [SEED [FILES [BLOCKS]]]`
+
+use std::io;
+use std::path::Path;
+
+use guest_tests::workload::Files;
+
+fn main() -> io::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (dir, numbers) =
+        args.split_first().ok_or_else(|| io::Error::other("usage: writer DIR [SEED [FILES [BLOCKS]]]"))?;
+    let files = Files::parse("w", numbers)?;
+    files.write(Path::new(dir))?;
+    println!("WRITER_FILES={}\nWRITER_CHECKSUM={}", files.files, files.checksum());
+    Ok(())
+}

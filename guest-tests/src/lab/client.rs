@@ -72,7 +72,8 @@ impl Client {
             match client.decoder.skip_to_ready(nonce) {
                 Some(VERSION) => return Ok(client),
                 Some(other) => {
-                    let problem = format!("speaks version {other} of the protocol, not {VERSION}; stop it first");
+                    let problem =
+                        format!("speaks version {other} of the protocol, not {VERSION}; stop it first");
                     return Err(Failure::Command(Error::lab(problem)));
                 }
                 None => keep_waiting().map_err(Failure::Gone)?,
@@ -115,7 +116,8 @@ impl Client {
             }
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
                 let what = program.as_deref().unwrap_or("the command");
-                let problem = format!("stopped {what}, which took longer than {:?}", limit.unwrap_or_default());
+                let problem =
+                    format!("stopped {what}, which took longer than {:?}", limit.unwrap_or_default());
                 return Err(Failure::Command(Error::lab(problem)));
             }
             if last_word.elapsed() > SILENCE {
@@ -142,7 +144,9 @@ impl Client {
                 self.decoder.push(&bytes[..count]);
                 Ok(())
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
@@ -170,7 +174,8 @@ fn fresh_nonce() -> u64 {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = now.as_secs().rotate_left(32) ^ u64::from(now.subsec_nanos());
-    time ^ u64::from(std::process::id()).rotate_left(20) ^ COUNT.fetch_add(1, Ordering::Relaxed).rotate_left(56)
+    time ^ u64::from(std::process::id()).rotate_left(20)
+        ^ COUNT.fetch_add(1, Ordering::Relaxed).rotate_left(56)
 }
 
 #[cfg(test)]

@@ -74,9 +74,7 @@ impl Frame {
     pub fn encode(&self) -> Vec<u8> {
         let (kind, payload): (u32, Vec<u8>) = match self {
             Frame::Hello(nonce) => (1, nonce.to_le_bytes().to_vec()),
-            Frame::Ready(nonce, version) => {
-                (2, [&nonce.to_le_bytes()[..], &version.to_le_bytes()].concat())
-            }
+            Frame::Ready(nonce, version) => (2, [&nonce.to_le_bytes()[..], &version.to_le_bytes()].concat()),
             Frame::Run(request) => (3, request.encode()),
             Frame::Stdin(bytes) => (4, bytes.clone()),
             Frame::Stdout(bytes) => (5, bytes.clone()),
@@ -111,7 +109,11 @@ impl Frame {
             11 => Frame::PowerOff,
             _ => return Err(Malformed("unknown kind")),
         };
-        if fields.0.is_empty() { Ok(frame) } else { Err(Malformed("a payload that is too long for its kind")) }
+        if fields.0.is_empty() {
+            Ok(frame)
+        } else {
+            Err(Malformed("a payload that is too long for its kind"))
+        }
     }
 }
 
@@ -284,7 +286,8 @@ mod tests {
             let whole = frame.encode();
             let payload = &whole[HEADER..];
             let kind = u32::from_le_bytes(whole[4..8].try_into().unwrap());
-            let free_form = matches!(frame, Frame::Stdin(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Failed(_));
+            let free_form =
+                matches!(frame, Frame::Stdin(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Failed(_));
             if !free_form {
                 for length in 0..payload.len() {
                     assert!(Frame::decode(kind, &payload[..length]).is_err(), "{frame:?} cut to {length}");
@@ -300,7 +303,8 @@ mod tests {
         decoder.push(&[&MAGIC[..], &3u32.to_le_bytes(), &u32::MAX.to_le_bytes()].concat());
         assert!(decoder.pop().is_err());
         // A list that claims four thousand million items in a payload of a few bytes.
-        let payload = [&[0u8][..], &0u32.to_le_bytes(), &4u32.to_le_bytes(), &u32::MAX.to_le_bytes()].concat();
+        let payload =
+            [&[0u8][..], &0u32.to_le_bytes(), &4u32.to_le_bytes(), &u32::MAX.to_le_bytes()].concat();
         assert!(Frame::decode(3, &payload).is_err());
         assert!(Frame::decode(99, &[]).is_err());
     }

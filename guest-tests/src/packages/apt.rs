@@ -51,9 +51,12 @@ impl Apt {
         let dir = self.dir.display();
         let codename = &self.codename;
         let mut sources = String::new();
-        for (archive, suite) in
-            [("debian", ""), ("debian", "-updates"), ("debian-security", "-security"), ("debian", "-backports")]
-        {
+        for (archive, suite) in [
+            ("debian", ""),
+            ("debian", "-updates"),
+            ("debian-security", "-security"),
+            ("debian", "-backports"),
+        ] {
             sources += &format!("deb [signed-by={KEYRING}] {MIRROR}/{archive} {codename}{suite} main\n");
         }
         let configuration = format!(
@@ -75,7 +78,9 @@ Acquire::IndexTargets::deb::Translations::DefaultEnabled "false";
 "#
         );
         // An empty status file: nothing is installed as far as the private apt is concerned.
-        for (name, text) in [("sources.list", sources), ("apt.conf", configuration), ("status", String::new())] {
+        for (name, text) in
+            [("sources.list", sources), ("apt.conf", configuration), ("status", String::new())]
+        {
             let path = self.dir.join(name);
             fs::write(&path, text).map_err(Error::file("write", &path))?;
         }
@@ -95,7 +100,8 @@ Acquire::IndexTargets::deb::Translations::DefaultEnabled "false";
 
     /// Downloads a package (`name` or `name=version`) and unpacks it into `dir`.
     pub(super) fn unpack(&self, package: &str, dir: &Path) -> Result<()> {
-        let downloads = tempfile::tempdir_in(&self.dir).map_err(Error::file("create a directory in", &self.dir))?;
+        let downloads =
+            tempfile::tempdir_in(&self.dir).map_err(Error::file("create a directory in", &self.dir))?;
         command::run(self.tool("apt-get").current_dir(downloads.path()).args(["download", package]))?;
         let entries = fs::read_dir(downloads.path()).map_err(Error::file("list", downloads.path()))?;
         let deb = entries

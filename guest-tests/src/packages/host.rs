@@ -24,6 +24,8 @@ pub enum Tool {
     Mke2fs,
     /// Reads ext4 images.
     Debugfs,
+    /// Checks ext4 images.
+    E2fsck,
     /// Unpacks kernels and modules.
     Xz,
     /// Unpacks kernels and modules.
@@ -38,6 +40,7 @@ impl Tool {
         match self {
             Tool::Mke2fs => "mke2fs",
             Tool::Debugfs => "debugfs",
+            Tool::E2fsck => "e2fsck",
             Tool::Xz => "xz",
             Tool::Zstd => "zstd",
             Tool::Lz4 => "lz4",
@@ -46,7 +49,7 @@ impl Tool {
 
     fn package(self) -> &'static str {
         match self {
-            Tool::Mke2fs | Tool::Debugfs => "e2fsprogs",
+            Tool::Mke2fs | Tool::Debugfs | Tool::E2fsck => "e2fsprogs",
             Tool::Xz => "xz-utils",
             Tool::Zstd => "zstd",
             Tool::Lz4 => "lz4",
@@ -103,7 +106,9 @@ fn install(suite: Option<&str>, packages: &[&str], problem: &str) -> Result<()> 
     // SAFETY: geteuid has no preconditions and cannot fail.
     let root = unsafe { libc::geteuid() } == 0;
     if !["bookworm", "trixie"].contains(&codename.as_str()) {
-        return Err(Error::Missing(format!("{problem}; install Debian's {list} or their like on this system")));
+        return Err(Error::Missing(format!(
+            "{problem}; install Debian's {list} or their like on this system"
+        )));
     }
     if !root {
         return Err(Error::Missing(format!("{problem}; run this once:\n  {}", advice(suite, &list))));

@@ -114,7 +114,10 @@ fn release_in(dir: &Path) -> Result<String> {
     names
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .find_map(|name| name.strip_prefix("vmlinuz-").map(str::to_string))
-        .ok_or_else(|| Error::Format { path: boot, problem: "holds no kernel; remove the cache and try again".into() })
+        .ok_or_else(|| Error::Format {
+            path: boot,
+            problem: "holds no kernel; remove the cache and try again".into(),
+        })
 }
 
 /// A statically linked busybox.

@@ -86,7 +86,12 @@ fn start(group: &Group, request: &Request) -> io::Result<Child> {
 }
 
 /// Moves bytes until the command ends (`None`) or the host is no longer interested.
-fn watch(port: &Port, decoder: &mut Decoder, child: &Child, streams: &mut Streams) -> io::Result<Option<Ending>> {
+fn watch(
+    port: &Port,
+    decoder: &mut Decoder,
+    child: &Child,
+    streams: &mut Streams,
+) -> io::Result<Option<Ending>> {
     let process = sys::pidfd(child.id())?;
     let mut last_sent = Instant::now();
     loop {

@@ -26,7 +26,10 @@ pub(crate) fn configuration() -> io::Result<HashMap<String, String>> {
 
 /// A setting that must be there.
 pub(crate) fn setting<'a>(settings: &'a HashMap<String, String>, name: &str) -> io::Result<&'a str> {
-    settings.get(name).map(String::as_str).ok_or_else(|| io::Error::other(format!("no {name} in {CONFIGURATION}")))
+    settings
+        .get(name)
+        .map(String::as_str)
+        .ok_or_else(|| io::Error::other(format!("no {name} in {CONFIGURATION}")))
 }
 
 pub(crate) fn machine() -> io::Result<()> {
@@ -45,7 +48,8 @@ fn load_modules() -> io::Result<()> {
     // Their names begin with a number that says the order.
     files.sort();
     for path in files {
-        sys::load_module(&File::open(&path)?).map_err(|error| about(&format!("module {}", path.display()), &error))?;
+        sys::load_module(&File::open(&path)?)
+            .map_err(|error| about(&format!("module {}", path.display()), &error))?;
     }
     Ok(())
 }

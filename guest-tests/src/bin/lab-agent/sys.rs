@@ -8,14 +8,26 @@ use std::ptr;
 use std::time::Duration;
 
 /// Mounts a file system; the target directory is made if it does not exist.
-pub(crate) fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong, data: &str) -> io::Result<()> {
+pub(crate) fn mount(
+    source: &str,
+    target: &str,
+    kind: &str,
+    flags: libc::c_ulong,
+    data: &str,
+) -> io::Result<()> {
     // A directory that cannot be made is either there already or makes the mount fail, which says why.
     let _ = std::fs::create_dir_all(target);
     let [source, target, kind, data] = [source, target, kind, data].map(CString::new);
     let (source, target, kind, data) = (source?, target?, kind?, data?);
     // SAFETY: all five are valid for the call; the strings end with a zero.
     let result = unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast::<libc::c_void>())
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            data.as_ptr().cast::<libc::c_void>(),
+        )
     };
     done(result.into())
 }
@@ -24,7 +36,8 @@ pub(crate) fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong
 pub(crate) fn load_module(file: &File) -> io::Result<()> {
     let no_parameters: &CStr = c"";
     // SAFETY: the descriptor is open and the parameter string ends with a zero.
-    let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), no_parameters.as_ptr(), 0) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), no_parameters.as_ptr(), 0) };
     match done(result) {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         result => result,

@@ -1,0 +1,99 @@
+//! Tests that need a working KVM: run here if this machine has one, else the same test again inside the lab.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::lab::{Exit, Lab, LabCommand};
+use crate::place::{Place, place};
+use crate::{guest, progress};
+
+/// A test that hangs must not hold the lab for ever.
+const LIMIT: Duration = Duration::from_secs(1200);
+
+/// The body of a test called `name`.
+///
+/// ```no_run
+/// // #[test]
+/// fn boots() {
+///     guest_tests::e2e("boots", || { /* start guests */ });
+/// }
+/// ```
+///
+/// # Panics
+/// As tests do, when the body panics here or in the lab, or there is no place to run it.
+pub fn e2e(name: &str, body: impl FnOnce()) {
+    match run_here_or_in_lab(name, body) {
+        Ok(()) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn run_here_or_in_lab(name: &str, body: impl FnOnce()) -> Result<()> {
+    guest::prepare()?;
+    match place()? {
+        Place::Native => {
+            body();
+            Ok(())
+        }
+        Place::Lab => again_in_lab(name),
+    }
+}
+
+fn again_in_lab(name: &str) -> Result<()> {
+    let lab = Lab::connect_or_start()?;
+    let exe = std::env::current_exe().map_err(Error::file("find", "the running test"))?;
+    let command = LabCommand::new(exe)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env("RUST_BACKTRACE", "0")
+        .timeout(LIMIT);
+    let mut said = Vec::new();
+    let exit = command.stream(&lab, |_, bytes| said.extend_from_slice(bytes))?;
+    // Through the macros of the standard library the test harness captures it, and shows it when the test fails.
+    print!("{}", String::from_utf8_lossy(&said));
+    let _ = std::io::stdout().flush();
+    if !ran_one_test(&said) {
+        return Err(Error::lab(format!(
+            "found no test called {name}: the name given to e2e must be the function's"
+        )));
+    }
+    match exit {
+        Exit::Code(0) => Ok(()),
+        _ => Err(Error::lab(format!("says that the test {name} failed ({exit:?}); its output is above"))),
+    }
+}
+
+/// A name that matches nothing would pass with no test run.
+fn ran_one_test(output: &[u8]) -> bool {
+    String::from_utf8_lossy(output).contains("running 1 test\n")
+}
+
+/// Runs a program of this package with arguments where KVM works and passes its output on; gives its exit status.
+pub fn rerun_in_lab(lab: &Lab, args: &[String]) -> Result<i32> {
+    let exe = std::env::current_exe().map_err(Error::file("find", "the running program"))?;
+    let exit = LabCommand::new(exe).args(args).stream(lab, |stream, bytes| {
+        // Whoever has closed our output does not want it.
+        let _ = match stream {
+            crate::lab::Stream::Stdout => std::io::stdout().write_all(bytes),
+            crate::lab::Stream::Stderr => std::io::stderr().write_all(bytes),
+        };
+    })?;
+    match exit {
+        Exit::Code(code) => Ok(code),
+        Exit::Signal(signal) => {
+            progress::note(&format!("killed by signal {signal}"));
+            Ok(128 + signal)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_matches_nothing_is_no_success() {
+        assert!(ran_one_test(b"\nrunning 1 test\ntest x ... ok\n"));
+        assert!(!ran_one_test(b"\nrunning 0 tests\n\ntest result: ok. 0 passed"));
+    }
+}

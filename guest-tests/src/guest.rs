@@ -1,0 +1,240 @@
+//! Guests for tests: an initramfs with busybox, drivers and our programs, and a run of `sky-vmm` with it.
+//!
+//! The test says in shell what the guest is to do. Lines of the form `KEY=VALUE` that the guest prints are its
+//! answers.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use crate::command;
+use crate::disk::Disk;
+use crate::error::{Error, Result, last_lines};
+use crate::initramfs::Initramfs;
+use crate::packages::{self, Kernel};
+use crate::programs::{self, Program};
+use crate::{modules, place};
+
+/// Drivers for disks and ext4; ext4's own needs follow, and crc32c is only named when it is used.
+const MODULES: [&str; 4] = ["virtio_mmio", "virtio_blk", "ext4", "crc32c_generic"];
+/// The kernel's command line unless a test wants another.
+pub const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1 quiet";
+/// Printed first by every init.
+pub const INIT_MARKER: &str = "GUEST_INIT=reached";
+/// Enough for a guest in an emulated machine on a busy host.
+const LIMIT: Duration = Duration::from_secs(240);
+const OUTPUT_LINES: usize = 40;
+
+/// What every init does before the test's own commands.
+const PROLOGUE: &str = "#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev 2>/dev/null
+echo GUEST_INIT=reached
+for module in /modules/*.ko; do insmod $module; done
+";
+
+/// Writes a guest's initramfs to `path`. `script` is what init does before it switches the machine off.
+pub fn initramfs(kernel: &Kernel, script: &str, path: &Path) -> Result<()> {
+    let mut image = Initramfs::new();
+    image.copy("bin/busybox", &packages::busybox()?)?;
+    for applet in applets()? {
+        image.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    for program in Program::GUEST {
+        image.copy(&format!("bin/{}", program.name()), &program.path()?)?;
+    }
+    modules::add(&mut image, kernel, &MODULES)?;
+    for dir in ["proc", "sys", "dev", "tmp", "mnt"] {
+        image.directory(dir);
+    }
+    let init = format!("{PROLOGUE}{script}\nsync\npoweroff -f\n");
+    image.file("init", init.as_bytes());
+    image.write(path)
+}
+
+/// The names under which busybox can be called.
+fn applets() -> Result<Vec<String>> {
+    let list = command::run(Command::new(packages::busybox()?).arg("--list"))?;
+    Ok(String::from_utf8_lossy(&list).lines().filter(|name| *name != "busybox").map(str::to_string).collect())
+}
+
+/// Fetches and builds all that guests need. Done before the lab is entered, which has neither network nor cargo.
+pub fn prepare() -> Result<()> {
+    if place::inside_lab() {
+        return Ok(());
+    }
+    packages::busybox()?;
+    for flavour in packages::Flavour::GUESTS {
+        Kernel::get(flavour)?.vmlinux()?;
+    }
+    programs::sky_vmm()?;
+    Program::GUEST.iter().try_for_each(|program| program.path().map(drop))
+}
+
+/// A run of `sky-vmm run`.
+#[derive(Debug)]
+pub struct GuestRun {
+    args: Vec<OsString>,
+    limit: Duration,
+}
+
+impl GuestRun {
+    /// Boots an image with an initramfs, with 512 MiB of memory.
+    pub fn new(image: &Path, initramfs: &Path) -> GuestRun {
+        GuestRun::bare()
+            .option("--kernel", image)
+            .option("--initrd", initramfs)
+            .option("--cmdline", CMDLINE)
+            .option("--memory", "512M")
+    }
+
+    /// `sky-vmm run` without any option.
+    pub fn bare() -> GuestRun {
+        GuestRun { args: vec!["run".into()], limit: LIMIT }
+    }
+
+    /// Adds an option with its value.
+    pub fn option(mut self, name: &str, value: impl AsRef<OsStr>) -> GuestRun {
+        self.args.extend([name.into(), value.as_ref().into()]);
+        self
+    }
+
+    /// The number of virtual CPUs.
+    pub fn cpus(self, count: u32) -> GuestRun {
+        self.option("--cpus", count.to_string())
+    }
+
+    /// Adds a raw disk.
+    pub fn disk(self, disk: &Disk) -> GuestRun {
+        let path = disk.path().display().to_string().replace(',', ",,");
+        self.option("--disk", format!("path={path},format=raw"))
+    }
+
+    /// Says what to monitor.
+    pub fn monitor(self, file: &Path) -> GuestRun {
+        self.option("--monitor", file)
+    }
+
+    /// Kills it when it takes longer.
+    pub fn timeout(mut self, limit: Duration) -> GuestRun {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs to the end. That the guest, or sky-vmm, was not content is no error here.
+    pub fn run(self) -> Result<Finished> {
+        let mut vmm = Command::new(programs::sky_vmm()?);
+        let start = Instant::now();
+        let output = command::run_with_timeout(vmm.args(&self.args), self.limit)?;
+        Ok(Finished {
+            status: output.status,
+            serial: String::from_utf8_lossy(&output.stdout).into_owned(),
+            messages: String::from_utf8_lossy(&output.stderr).into_owned(),
+            took: start.elapsed(),
+        })
+    }
+}
+
+/// What a run left.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// How sky-vmm ended.
+    pub status: ExitStatus,
+    /// What the guest printed.
+    pub serial: String,
+    /// What sky-vmm printed on standard error.
+    pub messages: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Finished {
+    /// The guest's answers; of several with the same key, the last.
+    pub fn markers(&self) -> HashMap<&str, &str> {
+        markers(&self.serial)
+    }
+
+    /// One answer, or an error that shows what the guest printed.
+    pub fn marker(&self, key: &str) -> Result<&str> {
+        self.markers().get(key).copied().ok_or_else(|| self.error(format!("did not say {key}")))
+    }
+
+    /// Fails unless the guest reached init, was switched off by itself and sky-vmm ended with status 0.
+    pub fn ok(self) -> Result<Finished> {
+        if !self.status.success() {
+            let how = match self.status.signal() {
+                Some(signal) => format!("sky-vmm was killed by signal {signal}"),
+                None => format!("sky-vmm ended with {}", self.status),
+            };
+            return Err(self.error(how));
+        }
+        if !self.serial.contains(INIT_MARKER) {
+            return Err(self.error("never reached its init".into()));
+        }
+        Ok(self)
+    }
+
+    fn error(&self, problem: String) -> Error {
+        let output = last_lines(format!("{}\n{}", self.serial, self.messages).as_bytes(), OUTPUT_LINES);
+        Error::Guest { problem, output }
+    }
+}
+
+/// Finds the lines `KEY=VALUE`, where a key is of capital letters, digits and underscores.
+fn markers(serial: &str) -> HashMap<&str, &str> {
+    let is_key = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_uppercase())
+            && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    };
+    serial.lines().filter_map(|line| line.trim().split_once('=')).filter(|(key, _)| is_key(key)).collect()
+}
+
+/// A directory for a test's files, with the paths that tests need most.
+#[derive(Debug)]
+pub struct Scratch {
+    dir: tempfile::TempDir,
+}
+
+impl Scratch {
+    /// An empty directory, removed when dropped.
+    pub fn new() -> Result<Scratch> {
+        let dir = tempfile::tempdir().map_err(Error::file("create a directory in", std::env::temp_dir()))?;
+        Ok(Scratch { dir })
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// An initramfs in it whose init runs `script`.
+    pub fn initramfs(&self, kernel: &Kernel, script: &str) -> Result<PathBuf> {
+        let path = self.path(&format!("initramfs-{}", kernel.release()));
+        initramfs(kernel, script, &path)?;
+        Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_from_other_lines() {
+        let serial =
+            "[ 0.1] Command line: console=ttyS0\r\nGUEST_INIT=reached\r\nNPROC=2\r\nname=x\nNPROC=4\n=\n";
+        let found = markers(serial);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert_eq!(found["NPROC"], "4");
+        assert_eq!(found["GUEST_INIT"], "reached");
+    }
+
+    #[test]
+    fn the_marker_is_what_the_prologue_prints() {
+        assert!(PROLOGUE.contains(&format!("echo {INIT_MARKER}\n")));
+    }
+}
