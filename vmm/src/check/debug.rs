@@ -17,7 +17,8 @@ pub(super) fn test(kvm: &Kvm, leash: Arc<Leash>) -> Result<String, Failure> {
     // inc rax; out PASSED, al; jmp back
     let code = [0x48, 0xff, 0xc0, 0xe6, PASSED, 0xeb, 0xf9];
     let mut guest = TinyGuest::new(kvm, leash, &[(KERNEL, &code)])?;
-    let mut debug = kvm_guest_debug { control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, ..Default::default() };
+    let mut debug =
+        kvm_guest_debug { control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, ..Default::default() };
     debug.arch.debugreg[0] = KERNEL;
     debug.arch.debugreg[7] = DR7;
     guest.vcpu.set_guest_debug(&debug).map_err(Failure::ioctl("KVM_SET_GUEST_DEBUG"))?;
@@ -26,7 +27,9 @@ pub(super) fn test(kvm: &Kvm, leash: Arc<Leash>) -> Result<String, Failure> {
         match guest.run()? {
             Stop::Debug { pc: KERNEL, dr6 } if dr6 & 1 == 1 => {}
             Stop::Debug { pc, dr6 } => {
-                return Err(Failure::new(format!("stopped at {pc:#x} with DR6 {dr6:#x}, not at {KERNEL:#x}")));
+                return Err(Failure::new(format!(
+                    "stopped at {pc:#x} with DR6 {dr6:#x}, not at {KERNEL:#x}"
+                )));
             }
             _ => return Err(Failure::new("the guest ran through the address without stopping")),
         }

@@ -101,10 +101,12 @@ impl TinyGuest {
         }
 
         let vcpu = vm.create_vcpu(0).map_err(Failure::ioctl("KVM_CREATE_VCPU"))?;
-        let cpuid =
-            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Failure::ioctl("KVM_GET_SUPPORTED_CPUID"))?;
+        let cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(Failure::ioctl("KVM_GET_SUPPORTED_CPUID"))?;
         vcpu.set_cpuid2(&cpuid).map_err(Failure::ioctl("KVM_SET_CPUID2"))?;
-        let kicker = Kicker::new(&vcpu).map_err(|error| Failure::new(format!("mapping the vCPU: {error}")))?;
+        let kicker =
+            Kicker::new(&vcpu).map_err(|error| Failure::new(format!("mapping the vCPU: {error}")))?;
         kicker.enter();
         // The slot is empty: a leash is made for one guest.
         let _ = leash.kicker.set(Arc::new(kicker));
@@ -146,7 +148,9 @@ impl TinyGuest {
                 Ok(VcpuExit::Shutdown) => return Err(Failure::new("the guest triple-faulted")),
                 Ok(VcpuExit::InternalError) => return Err(Failure::new("KVM reports an internal error")),
                 Ok(VcpuExit::FailEntry(reason, _)) => {
-                    return Err(Failure::new(format!("the CPU refused to enter the guest (reason {reason:#x})")));
+                    return Err(Failure::new(format!(
+                        "the CPU refused to enter the guest (reason {reason:#x})"
+                    )));
                 }
                 Ok(other) => return Err(Failure::new(format!("unexpected exit {other:?}"))),
                 Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
@@ -189,7 +193,8 @@ impl TinyGuest {
     fn set_msrs(&self, values: &[(u32, u64)]) -> Result<(), Failure> {
         let entries: Vec<_> =
             values.iter().map(|&(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
-        let msrs = Msrs::from_entries(&entries).map_err(|error| Failure::new(format!("MSR list: {error:?}")))?;
+        let msrs =
+            Msrs::from_entries(&entries).map_err(|error| Failure::new(format!("MSR list: {error:?}")))?;
         let written = self.vcpu.set_msrs(&msrs).map_err(Failure::ioctl("KVM_SET_MSRS"))?;
         match entries.get(written) {
             Some(refused) => Err(Failure::new(format!("KVM_SET_MSRS refused MSR {:#x}", refused.index))),
@@ -248,14 +253,8 @@ fn long_mode(sregs: &mut kvm_sregs, user: bool) {
     sregs.cs = segment(code, 0xb, true);
     let data = segment(data, 3, false);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-    sregs.tr = kvm_segment {
-        base: TSS,
-        limit: 0x67,
-        selector: TASK,
-        type_: 0xb,
-        present: 1,
-        ..Default::default()
-    };
+    sregs.tr =
+        kvm_segment { base: TSS, limit: 0x67, selector: TASK, type_: 0xb, present: 1, ..Default::default() };
     sregs.gdt.base = GDT;
     sregs.gdt.limit = 0x37;
     sregs.idt.base = IDT;

@@ -105,9 +105,9 @@ fn run<'a>(tests: impl Iterator<Item = &'a Test>) -> Report {
 
 fn open() -> Result<String, Failure> {
     let kvm = Kvm::new().map_err(|error| match error.errno() {
-        libc::ENOENT | libc::ENXIO | libc::ENODEV => {
-            Failure::new("there is no /dev/kvm: no hardware virtualization, or the kvm modules are not loaded")
-        }
+        libc::ENOENT | libc::ENXIO | libc::ENODEV => Failure::new(
+            "there is no /dev/kvm: no hardware virtualization, or the kvm modules are not loaded",
+        ),
         libc::EACCES | libc::EPERM => {
             Failure::new("no permission to open /dev/kvm: join its group (often `kvm`), or be root")
         }

@@ -73,9 +73,14 @@ impl Report {
             .collect();
         let usable = runs && (!mechanisms.is_empty() || !tested(SYSCALL_TRAP.name));
         let advice = if !runs {
-            let reason = tests.iter().find(|test| !test.passed).map_or("a test is missing".to_owned(), |test| {
-                if test.name == DEVICE { test.detail.clone() } else { format!("{}: {}", test.name, test.detail) }
-            });
+            let reason =
+                tests.iter().find(|test| !test.passed).map_or("a test is missing".to_owned(), |test| {
+                    if test.name == DEVICE {
+                        test.detail.clone()
+                    } else {
+                        format!("{}: {}", test.name, test.detail)
+                    }
+                });
             format!("this /dev/kvm cannot run guests ({reason}); use the lab: cargo lab -- COMMAND")
         } else if usable {
             match mechanisms.as_slice() {

@@ -7,8 +7,8 @@ use kvm_ioctls::Kvm;
 
 use super::Failure;
 use super::guest::{
-    FMASK, KERNEL, KERNEL_CODE, KERNEL_STACK, Leash, TinyGuest, UD_HANDLER, USER, USER_CODE, USER_DATA, USER_FLAGS,
-    USER_STACK,
+    FMASK, KERNEL, KERNEL_CODE, KERNEL_STACK, Leash, TinyGuest, UD_HANDLER, USER, USER_CODE, USER_DATA,
+    USER_FLAGS, USER_STACK,
 };
 
 const ENTERED: u8 = 0x41;
@@ -53,7 +53,10 @@ fn one_call(guest: &mut TinyGuest) -> Result<(), Failure> {
         )));
     }
     let regs = guest.expect_out(RETURNED, "SYSRET reached user mode")?;
-    if guest.code_selector()? != USER_CODE || !(USER + 2..=USER + 4).contains(&regs.rip) || regs.rflags != USER_FLAGS {
+    if guest.code_selector()? != USER_CODE
+        || !(USER + 2..=USER + 4).contains(&regs.rip)
+        || regs.rflags != USER_FLAGS
+    {
         return Err(Failure::new(format!(
             "SYSRET left wrong registers: RIP {:#x}, RFLAGS {:#x}",
             regs.rip, regs.rflags
@@ -71,7 +74,10 @@ pub(super) fn trap(kvm: &Kvm, leash: Arc<Leash>) -> Result<String, Failure> {
         let frame_is_right = (rip, cs, rsp, ss)
             == (USER, u64::from(USER_CODE), USER_STACK, u64::from(USER_DATA))
             && flags & !RESUME_FLAG == USER_FLAGS;
-        if !frame_is_right || regs.rsp != KERNEL_STACK - 40 || !(UD_HANDLER..=UD_HANDLER + 2).contains(&regs.rip) {
+        if !frame_is_right
+            || regs.rsp != KERNEL_STACK - 40
+            || !(UD_HANDLER..=UD_HANDLER + 2).contains(&regs.rip)
+        {
             return Err(Failure::new(format!(
                 "the #UD frame is wrong: RIP {rip:#x}, CS {cs:#x}, RFLAGS {flags:#x}, RSP {rsp:#x}, SS {ss:#x}"
             )));

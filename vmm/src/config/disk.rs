@@ -55,13 +55,8 @@ impl DiskSpec {
     pub(super) fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>, place: &str) -> Result<Self> {
         let mut seen = vec![];
         let mut path = None;
-        let mut spec = Self {
-            path: PathBuf::new(),
-            format: DiskFormat::Raw,
-            read_only: false,
-            serial: None,
-            queues: 1,
-        };
+        let mut spec =
+            Self { path: PathBuf::new(), format: DiskFormat::Raw, read_only: false, serial: None, queues: 1 };
         for (key, value) in pairs {
             let wrong = |key, expected| ConfigError::Value {
                 key,
@@ -125,7 +120,8 @@ mod tests {
 
     #[test]
     fn everything_at_once() {
-        let spec: DiskSpec = "path=/tmp/a,,b.img,format=raw,readonly=on,serial=root,queues=4".parse().unwrap();
+        let spec: DiskSpec =
+            "path=/tmp/a,,b.img,format=raw,readonly=on,serial=root,queues=4".parse().unwrap();
         assert_eq!(
             spec,
             DiskSpec {

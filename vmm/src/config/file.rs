@@ -42,7 +42,10 @@ impl Options {
                 "monitor" => options.monitor = Some(PathBuf::from(string("monitor", value, &place)?)),
                 "stats" => options.stats = Some(PathBuf::from(string("stats", value, &place)?)),
                 "cmdline" => options.cmdline = Some(string("cmdline", value, &place)?),
-                "cpus" => options.cpus = Some(number(&value).ok_or_else(|| wrong("cpus", &value, &place, "a number"))?),
+                "cpus" => {
+                    options.cpus =
+                        Some(number(&value).ok_or_else(|| wrong("cpus", &value, &place, "a number"))?)
+                }
                 "memory" => options.memory = Some(memory(&value, &place)?),
                 "disk" => options.disks = disks(value, &place)?,
                 _ => return Err(keys::unknown(&key, &place, KNOWN)),

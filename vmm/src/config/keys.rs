@@ -24,7 +24,9 @@ mod tests {
 
     #[test]
     fn near_misses_are_recognised() {
-        for (typo, meant) in [("redonly", "readonly"), ("read_only", "readonly"), ("pth", "path"), ("queue", "queues")] {
+        for (typo, meant) in
+            [("redonly", "readonly"), ("read_only", "readonly"), ("pth", "path"), ("queue", "queues")]
+        {
             let message = unknown(typo, "--disk", KNOWN).to_string();
             assert_eq!(message, format!("unknown key `{typo}` in --disk (did you mean `{meant}`?)"));
         }

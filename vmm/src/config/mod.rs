@@ -107,7 +107,11 @@ fn check_memory(memory: u64, host: Option<u64>) -> Result<()> {
     if memory < MIN_MEMORY {
         Err(ConfigError::TooLittleMemory { memory, least: MIN_MEMORY })
     } else if memory > MAX_MEMORY {
-        Err(ConfigError::TooMuchMemory { memory, most: MAX_MEMORY, reason: "the most this program gives a guest" })
+        Err(ConfigError::TooMuchMemory {
+            memory,
+            most: MAX_MEMORY,
+            reason: "the most this program gives a guest",
+        })
     } else if let Some(most) = host.filter(|most| memory > *most) {
         Err(ConfigError::TooMuchMemory { memory, most, reason: "the host's memory and swap" })
     } else if !memory.is_multiple_of(4096) {
@@ -177,14 +181,21 @@ mod tests {
         assert!(check(MIN_MEMORY).is_ok());
         assert!(check(64 << 30).is_ok());
         assert!(matches!(check(MIN_MEMORY - 4096), Err(ConfigError::TooLittleMemory { .. })));
-        assert!(matches!(check((64 << 30) + 4096), Err(ConfigError::TooMuchMemory { most, .. }) if most == 64 << 30));
+        assert!(
+            matches!(check((64 << 30) + 4096), Err(ConfigError::TooMuchMemory { most, .. }) if most == 64 << 30)
+        );
         assert!(matches!(check(u64::MAX), Err(ConfigError::TooMuchMemory { most: MAX_MEMORY, .. })));
         assert!(matches!(check(MIN_MEMORY + 1), Err(ConfigError::MemoryNotPages { .. })));
     }
 
     #[test]
     fn the_command_line_wins_over_the_file() {
-        let file = Options { cpus: Some(4), memory: Some(1 << 30), kernel: Some("old".into()), ..Default::default() };
+        let file = Options {
+            cpus: Some(4),
+            memory: Some(1 << 30),
+            kernel: Some("old".into()),
+            ..Default::default()
+        };
         let both = Options { cpus: Some(2), ..options() }.or(file);
         assert_eq!((both.cpus, both.memory, both.kernel), (Some(2), Some(1 << 30), Some("bzImage".into())));
     }

@@ -58,7 +58,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "M", "-1", "+1M", "1.5G", "12X", "1 M", "12iB", "16777216T", "99999999999999999999", "0x10"] {
+        for text in
+            ["", "M", "-1", "+1M", "1.5G", "12X", "1 M", "12iB", "16777216T", "99999999999999999999", "0x10"]
+        {
             assert_eq!(parse_size(text), Err(ConfigError::Size { text: text.to_owned() }), "{text}");
         }
     }

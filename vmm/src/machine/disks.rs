@@ -1,0 +1,79 @@
+//! The guest's disks: files behind virtio-blk behind registers, wired to KVM.
+
+use std::sync::Arc;
+
+use kvm_ioctls::{IoEventAddress, VmFd};
+use sky_devices::block::{BlockDevice, RawFile, RawOptions};
+use sky_devices::virtio::blk::{Blk, BlkSpec, Stats};
+use sky_devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET, REGION_SIZE};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::layout;
+use crate::acpi::VirtioNode;
+use crate::config::{DiskFormat, DiskSpec};
+use crate::error::{Error, Result};
+use crate::vcpu::hook::Extension;
+
+const QUEUE_SIZE: u16 = 256;
+
+/// A disk that is open and locked, but not yet part of a machine.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) path: String,
+    pub(super) device: Arc<dyn BlockDevice>,
+    spec: DiskSpec,
+}
+
+/// Opens all disks, so that a mistake is found before anything else is built.
+pub(super) fn open(specs: &[DiskSpec]) -> Result<Vec<Disk>> {
+    specs
+        .iter()
+        .map(|spec| {
+            let device: Arc<dyn BlockDevice> = match spec.format {
+                DiskFormat::Raw => Arc::new(RawFile::open(RawOptions {
+                    path: spec.path.clone(),
+                    read_only: spec.read_only,
+                })?),
+            };
+            Ok(Disk { path: spec.path.display().to_string(), device, spec: spec.clone() })
+        })
+        .collect()
+}
+
+/// Where the registers and the interrupt of disk `index` are.
+pub(super) fn node(index: u8) -> Result<VirtioNode> {
+    let address = u32::try_from(layout::VIRTIO + u64::from(index) * REGION_SIZE)
+        .map_err(|error| Error::Memory { size: REGION_SIZE, reason: error.to_string() })?;
+    Ok(VirtioNode { index, address, irq: layout::VIRTIO_IRQ + u32::from(index) })
+}
+
+/// Puts a disk behind its registers and connects it with `vm`: requests arrive by ioeventfd, interrupts leave by irqfd.
+pub(super) fn plug(
+    vm: &VmFd,
+    memory: &GuestMemoryAtomic<GuestMemoryMmap>,
+    node: VirtioNode,
+    disk: &Disk,
+    extension: &Arc<dyn Extension>,
+) -> Result<(MmioTransport, Arc<Stats>)> {
+    let index = usize::from(node.index);
+    let spec = BlkSpec {
+        serial: disk.spec.serial.clone().unwrap_or_else(|| format!("sky-{index}")),
+        num_queues: disk.spec.queues,
+        queue_size: QUEUE_SIZE,
+    };
+    let device = Blk::new(spec, Arc::clone(&disk.device), extension.classifier(index))
+        .map_err(|source| Error::DiskSpec { path: disk.path.clone(), source })?;
+    let stats = device.stats();
+    let event = || Error::io("creating an eventfd");
+    let irq = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(event())?;
+    vm.register_irqfd(&irq, node.irq).map_err(Error::kvm("KVM_IRQFD"))?;
+    let mut transport = MmioTransport::new(Box::new(device), memory.clone(), irq).map_err(event())?;
+    let doorbell = IoEventAddress::Mmio(u64::from(node.address) + QUEUE_NOTIFY_OFFSET);
+    for (queue, notifier) in (0_u32..).zip(transport.queue_notifiers()) {
+        vm.register_ioevent(notifier, &doorbell, queue).map_err(Error::kvm("KVM_IOEVENTFD"))?;
+    }
+    let listener = Arc::clone(extension);
+    transport.set_on_driver_ok(Box::new(move || listener.driver_ok(index)));
+    Ok((transport, stats))
+}
