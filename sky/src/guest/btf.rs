@@ -317,4 +317,6 @@ impl Btf {
 }
 
 #[cfg(test)]
+pub(crate) mod builder;
+#[cfg(test)]
 mod tests;

@@ -500,3 +500,8 @@ impl Counts {
         self.count(call).returned += 1;
     }
 }
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
