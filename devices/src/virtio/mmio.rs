@@ -302,11 +302,8 @@ impl MmioTransport {
     fn reset(&mut self) {
         self.device.deactivate();
         self.interrupt.reset();
-        for (queue, notifier) in self.queues.iter_mut().zip(&self.notifiers) {
-            queue.reset();
-            // A kick from before the reset is not one of the next driver's; an empty eventfd says WouldBlock.
-            let _ = notifier.read();
-        }
+        // Kicks that nobody took may stay in the notifiers: they make the next workers look, and find nothing.
+        self.queues.iter_mut().for_each(QueueRegisters::reset);
         self.status = 0;
         self.queue_select = 0;
         self.device_features_select = 0;

@@ -17,6 +17,11 @@ fn blk(disk: Arc<dyn BlockDevice>, num_queues: u16) -> Blk {
     Blk::new(spec, disk, Arc::new(NoClassifier)).unwrap()
 }
 
+/// Where the driver says after which used buffer it wants an interrupt.
+fn used_event() -> GuestAddress {
+    GuestAddress(Driver::ring(0) + 0x4000 + 4 + 2 * u64::from(QUEUE_SIZE))
+}
+
 fn offer_read(driver: &mut Driver, index: u16) {
     let address = DATA_BASE + 0x1000 * u64::from(index);
     let memory = driver.memory.memory();
@@ -96,11 +101,14 @@ fn steps_cannot_be_skipped_or_taken_back() {
     driver.write32(0x70, 11);
     driver.write32(0x70, 1);
     assert_eq!(driver.read32(0x70), 11, "bits taken back");
-    driver.write_features(0);
+    driver.write_features(FEATURE_VERSION_1 | FEATURE_EVENT_IDX);
     driver.configure_queue(0, QUEUE_SIZE);
     assert_eq!(driver.read32(0x44), 1);
     driver.write32(0x70, 15);
-    assert_eq!(driver.read32(0x70), 15, "features changed after FEATURES_OK have no effect");
+    assert_eq!(driver.read32(0x70), 15);
+    driver.memory.memory().write_obj(9_u16, used_event()).unwrap();
+    assert_eq!(driver.request(IN, 0, &[], 512, 4096).status, OK);
+    until("an interrupt, as the event index came after FEATURES_OK", || driver.irq.read().is_ok());
 }
 
 #[test]
@@ -175,8 +183,7 @@ fn interrupts_are_raised_acknowledged_and_suppressed() {
 fn the_event_index_says_when_to_interrupt() {
     let mut driver = Driver::new(blk(numbered_disk(8, false), 1));
     driver.start(FEATURE_VERSION_1 | FEATURE_EVENT_IDX);
-    let used_event = GuestAddress(Driver::ring(0) + 0x4000 + 4 + 2 * u64::from(QUEUE_SIZE));
-    driver.memory.memory().write_obj(2_u16, used_event).unwrap();
+    driver.memory.memory().write_obj(2_u16, used_event()).unwrap();
     for _ in 0..2 {
         assert_eq!(driver.request(IN, 0, &[], 512, 4096).status, OK);
     }
@@ -216,6 +223,8 @@ fn one_queue_can_be_stopped_alone() {
     driver.write32(0x30, 0);
     driver.write32(0x44, 0);
     assert_eq!(driver.read32(0x44), 0);
+    driver.write32(0x44, 1);
+    assert_eq!(driver.read32(0x44), 0, "a running device takes no new queues");
     offer_read(&mut driver, 0);
     driver.kick(0);
     assert_eq!(driver.request_on(1, IN, 3, &[], 512, 4096).status, OK);
@@ -237,13 +246,14 @@ fn queues_that_the_driver_left_out_are_left_alone() {
 struct Moody {
     disk: Arc<MemoryDisk>,
     waits: AtomicBool,
+    is_busy: AtomicBool,
     panics: AtomicBool,
 }
 
 impl Moody {
     fn new() -> Arc<Self> {
         let flag = || AtomicBool::new(false);
-        Arc::new(Self { disk: numbered_disk(8, false), waits: flag(), panics: flag() })
+        Arc::new(Self { disk: numbered_disk(8, false), waits: flag(), is_busy: flag(), panics: flag() })
     }
 }
 
@@ -253,6 +263,7 @@ impl BlockDevice for Moody {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8], tags: &[IoTag]) -> Result<()> {
+        self.is_busy.store(true, Ordering::Release);
         until("leave to go on", || !self.waits.load(Ordering::Acquire));
         assert!(!self.panics.load(Ordering::Acquire), "the test wants a panic here");
         self.disk.read(offset, buffer, tags)
@@ -282,7 +293,8 @@ fn shutdown_waits_for_what_is_outstanding() {
     let mut driver = Driver::over(disk.clone(), 1);
     offer_read(&mut driver, 0);
     driver.kick(0);
-    // These come without a kick, while the worker may be busy.
+    until("the first read", || disk.is_busy.load(Ordering::Acquire));
+    // These come without a kick, while the worker is busy.
     offer_read(&mut driver, 1);
     offer_read(&mut driver, 2);
     let release = std::thread::spawn(move || {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sky_devices::block::{BlockDevice, MemoryDisk, RawFile, RawOptions};
+use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 
 use crate::driver::*;
 
@@ -128,6 +129,11 @@ proptest! {
     #[test]
     fn a_raw_image_is_a_vector_of_bytes(actions in actions()) {
         let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), numbered(0, SECTORS as usize)).unwrap();
+        // Without holes in its files a file system ignores discards, and the model does not know that.
+        if fallocate(file.as_file(), FallocateMode::PunchHole, true, 0, 512).is_err() {
+            return Ok(());
+        }
         std::fs::write(file.path(), numbered(0, SECTORS as usize)).unwrap();
         let disk = Arc::new(RawFile::open(RawOptions::new(file.path())).unwrap());
         check(disk, || std::fs::read(file.path()).unwrap(), &actions);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use sky_devices::block::{BlockDevice, Geometry, MemoryDisk, Result};
+use sky_devices::block::{BlockDevice, Geometry, MemoryDisk, RawFile, RawOptions, Result};
 use sky_devices::io_class::{Classifier, IoClass, IoTag};
 use sky_devices::virtio::blk::{Blk, BlkSpec};
 use virtio_queue::desc::split::Descriptor;
@@ -105,6 +105,20 @@ fn bad_ranges_are_refused_before_anything_happens() {
     assert_eq!(driver.request(DISCARD, 0, &ranges(&[good])[..15], 0, 4096), refusal(IOERR, 0));
     assert_eq!(disk.contents(), before);
     assert_eq!(driver.request(DISCARD, 0, &ranges(&[good; 32]), 0, 4096), refusal(OK, 0));
+}
+
+#[test]
+fn ranges_have_the_limits_that_the_configuration_tells() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 32).unwrap();
+    let mut driver = Driver::over(Arc::new(RawFile::open(RawOptions::new(file.path())).unwrap()), 1);
+    for (kind, register) in [(DISCARD, 0x100 + 36), (WRITE_ZEROES, 0x100 + 48)] {
+        let limit = driver.read32(register);
+        // Zeroes may be unmapped, or else a sparse file would not stay small.
+        let flags = u32::from(kind == WRITE_ZEROES);
+        assert_eq!(driver.request(kind, 0, &ranges(&[(8, limit, flags)]), 0, 4096), refusal(OK, 0));
+        assert_eq!(driver.request(kind, 0, &ranges(&[(8, limit + 1, flags)]), 0, 4096), refusal(IOERR, 0));
+    }
 }
 
 #[test]
