@@ -19,5 +19,6 @@ pub mod console;
 pub mod error;
 pub mod exit;
 pub mod machine;
+pub mod monitor;
 pub mod stats;
 pub mod vcpu;

@@ -11,7 +11,8 @@ use sky_vmm::cli::{Cli, Command, Run};
 use sky_vmm::error::{Error, Result};
 use sky_vmm::exit::STATUS_UNUSABLE;
 use sky_vmm::machine::{Machine, Outcome};
-use sky_vmm::vcpu::hook::NoExtension;
+use sky_vmm::monitor::Monitor;
+use sky_vmm::vcpu::hook::{Extension, NoExtension};
 use tracing::Level;
 
 fn main() -> ExitCode {
@@ -47,7 +48,17 @@ fn run(options: &Run) -> Result<Outcome> {
     if !report.usable {
         return Err(Error::Unusable(Box::new(report)));
     }
-    let outcome = Machine::new(&config, Arc::new(NoExtension))?.run()?;
+    let outcome = match &config.monitor {
+        None => Machine::new(&config, Arc::new(NoExtension))?.run()?,
+        Some(path) => {
+            let monitor = Arc::new(Monitor::load(path).map_err(|error| Error::Extension(error.into()))?);
+            let outcome = Machine::new(&config, Arc::clone(&monitor) as Arc<dyn Extension>)?.run()?;
+            if !options.json {
+                eprint!("{}", monitor.report());
+            }
+            outcome
+        }
+    };
     if let Some(path) = &config.stats {
         let text = format!("{:#}\n", json!(outcome.stats));
         fs::write(path, text)
