@@ -39,6 +39,16 @@ pub enum Error {
         /// The end of what it printed.
         output: String,
     },
+    /// A program was killed because it did not end.
+    #[error("{program} did not end within {limit:?}{}", indented(output))]
+    TooSlow {
+        /// The program with its arguments.
+        program: String,
+        /// How long it had.
+        limit: std::time::Duration,
+        /// The end of what it printed.
+        output: String,
+    },
     /// Something the machine lacks; the text says how to get it.
     #[error("{0}")]
     Missing(String),

@@ -5,10 +5,12 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::hash::{Hash, Hasher};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::command;
 use crate::disk::Disk;
@@ -16,7 +18,7 @@ use crate::error::{Error, Result, last_lines};
 use crate::initramfs::Initramfs;
 use crate::packages::{self, Kernel};
 use crate::programs::{self, Program};
-use crate::{modules, place};
+use crate::{cache, modules, paths, place};
 
 /// Drivers for disks and ext4; ext4's own needs follow, and crc32c is only named when it is used.
 const MODULES: [&str; 4] = ["virtio_mmio", "virtio_blk", "ext4", "crc32c_generic"];
@@ -39,21 +41,36 @@ for module in /modules/*.ko; do insmod $module; done
 
 /// Writes a guest's initramfs to `path`. `script` is what init does before it switches the machine off.
 pub fn initramfs(kernel: &Kernel, script: &str, path: &Path) -> Result<()> {
+    let base = base(kernel)?;
+    let mut bytes = fs::read(&base).map_err(Error::file("read", &base))?;
     let mut image = Initramfs::new();
-    image.copy("bin/busybox", &packages::busybox()?)?;
-    for applet in applets()? {
-        image.symlink(&format!("bin/{applet}"), "busybox");
-    }
     for program in Program::GUEST {
         image.copy(&format!("bin/{}", program.name()), &program.path()?)?;
     }
-    modules::add(&mut image, kernel, &MODULES)?;
-    for dir in ["proc", "sys", "dev", "tmp", "mnt"] {
-        image.directory(dir);
-    }
     let init = format!("{PROLOGUE}{script}\nsync\npoweroff -f\n");
     image.file("init", init.as_bytes());
-    image.write(path)
+    // The kernel unpacks several archives, one behind the other.
+    bytes.extend(image.finish());
+    fs::write(path, bytes).map_err(Error::file("write", path))
+}
+
+/// The part that is the same for all guests of a kernel, made once: in the lab, looking for modules is slow.
+fn base(kernel: &Kernel) -> Result<PathBuf> {
+    let mut hash = std::hash::DefaultHasher::new();
+    MODULES.hash(&mut hash);
+    let name = format!("guest-base-{}-{:016x}.cpio", kernel.release(), hash.finish());
+    cache::once(&paths::lab().join("kernels").join(name), |partial| {
+        let mut image = Initramfs::new();
+        image.copy("bin/busybox", &packages::busybox()?)?;
+        for applet in applets()? {
+            image.symlink(&format!("bin/{applet}"), "busybox");
+        }
+        modules::add(&mut image, kernel, &MODULES)?;
+        for dir in ["proc", "sys", "dev", "tmp", "mnt"] {
+            image.directory(dir);
+        }
+        fs::write(partial, image.finish()).map_err(Error::file("write", partial))
+    })
 }
 
 /// The names under which busybox can be called.
@@ -69,7 +86,9 @@ pub fn prepare() -> Result<()> {
     }
     packages::busybox()?;
     for flavour in packages::Flavour::GUESTS {
-        Kernel::get(flavour)?.vmlinux()?;
+        let kernel = Kernel::get(flavour)?;
+        kernel.vmlinux()?;
+        base(&kernel)?;
     }
     programs::sky_vmm()?;
     Program::GUEST.iter().try_for_each(|program| program.path().map(drop))
@@ -128,13 +147,13 @@ impl GuestRun {
     /// Runs to the end. That the guest, or sky-vmm, was not content is no error here.
     pub fn run(self) -> Result<Finished> {
         let mut vmm = Command::new(programs::sky_vmm()?);
-        let start = Instant::now();
-        let output = command::run_with_timeout(vmm.args(&self.args), self.limit)?;
+        let (output, init_after) =
+            command::run_and_watch(vmm.args(&self.args), self.limit, INIT_MARKER.as_bytes())?;
         Ok(Finished {
             status: output.status,
             serial: String::from_utf8_lossy(&output.stdout).into_owned(),
             messages: String::from_utf8_lossy(&output.stderr).into_owned(),
-            took: start.elapsed(),
+            init_after,
         })
     }
 }
@@ -148,8 +167,8 @@ pub struct Finished {
     pub serial: String,
     /// What sky-vmm printed on standard error.
     pub messages: String,
-    /// How long it took.
-    pub took: Duration,
+    /// How long the guest took to its init, from the start of sky-vmm.
+    pub init_after: Option<Duration>,
 }
 
 impl Finished {

@@ -68,12 +68,8 @@ impl Initramfs {
         self.entry(name, CHARACTER_DEVICE, (major, minor), &[]);
     }
 
-    /// Completes the image and writes it to a file.
-    pub fn write(self, path: &Path) -> Result<()> {
-        fs::write(path, self.finish()).map_err(Error::file("write", path))
-    }
-
-    fn finish(mut self) -> Vec<u8> {
+    /// Completes the image.
+    pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
     }

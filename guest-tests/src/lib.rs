@@ -17,6 +17,7 @@ pub mod pattern;
 pub mod place;
 pub mod programs;
 pub mod progress;
+pub mod results;
 pub mod workload;
 
 pub use e2e::e2e;

@@ -107,8 +107,9 @@ fn index(modules: &Path) -> Result<HashMap<String, PathBuf>> {
     let mut pending = vec![modules.join("kernel")];
     while let Some(dir) = pending.pop() {
         for entry in fs::read_dir(&dir).map_err(Error::file("list", &dir))? {
-            let path = entry.map_err(Error::file("list", &dir))?.path();
-            if path.is_dir() {
+            let entry = entry.map_err(Error::file("list", &dir))?;
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 pending.push(path);
             } else if let Some(name) = module_name(&path) {
                 files.insert(name, path);

@@ -23,7 +23,9 @@ fn main() -> io::Result<()> {
             println!("BYSTANDER_CALLS={calls}\nBYSTANDER_TICKS={}", timing.ticks);
         }
         _ => {
-            return Err(io::Error::other("usage: bystander files DIR [SEED [FILES [BLOCKS]]] | getpid CALLS"));
+            return Err(io::Error::other(
+                "usage: bystander files DIR [SEED [FILES [BLOCKS]]] | getpid CALLS",
+            ));
         }
     }
     Ok(())

@@ -108,7 +108,8 @@ impl Machine {
             self.timing.slots()
         );
         image.file("lab.conf", settings.as_bytes());
-        image.write(&dir.join("initrd"))
+        let path = dir.join("initrd");
+        std::fs::write(&path, image.finish()).map_err(Error::file("write", &path))
     }
 }
 
