@@ -101,8 +101,9 @@ impl Kicker {
         self.page.immediate_exit().store(1, Ordering::Release);
         let thread = self.thread.load(Ordering::Acquire);
         if thread != 0 {
+            let process = std::process::id();
             // SAFETY: a signal to a thread of this process that has a handler; a thread that is gone is only an error.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGRTMIN()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
         }
     }
 

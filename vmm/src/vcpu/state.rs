@@ -42,7 +42,7 @@ pub(super) fn prepare(vcpu: &VcpuFd) -> Result<()> {
 fn set_delivery_mode(lapic: &mut kvm_lapic_state, register: usize, mode: u8) {
     let byte = &mut lapic.regs[register + 1];
     let value = (byte.to_ne_bytes()[0] & !7) | mode;
-    *byte = i8::from_ne_bytes([value]).into();
+    *byte = i8::from_ne_bytes([value]);
 }
 
 /// Makes the first vCPU start at `entry` in 64-bit mode, as the boot protocol demands.
