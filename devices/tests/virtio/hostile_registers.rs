@@ -20,7 +20,8 @@ enum Access {
 fn offset() -> impl Strategy<Value = u64> {
     prop_oneof![
         8 => prop::sample::select(vec![
-            0x10_u64, 0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x60, 0x64, 0x70, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4, 0xfc,
+            0x10_u64, 0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x60,
+            0x64, 0x70, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4, 0xfc,
         ]),
         1 => 0..0x1100_u64,
         1 => any::<u64>(),
@@ -29,7 +30,10 @@ fn offset() -> impl Strategy<Value = u64> {
 
 fn value() -> impl Strategy<Value = u32> {
     prop_oneof![
-        4 => prop::sample::select(vec![0_u32, 1, 2, 3, 4, 8, 11, 15, 16, 64, 128, RING_BASE, RING_BASE + 0x4000, RING_BASE + 0x8000, u32::MAX]),
+        4 => prop::sample::select(vec![
+            0_u32, 1, 2, 3, 4, 8, 11, 15, 16, 64, 128, u32::MAX,
+            RING_BASE, RING_BASE + 0x4000, RING_BASE + 0x8000,
+        ]),
         1 => any::<u32>(),
     ]
 }

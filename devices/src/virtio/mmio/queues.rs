@@ -73,3 +73,39 @@ impl QueueRegisters {
         (driver.0 != 0 && queue.is_valid(memory)).then_some(queue)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registers(addresses: [u64; 3]) -> QueueRegisters {
+        let mut registers = QueueRegisters::new(16);
+        for (area, address) in [Area::Descriptor, Area::Driver, Area::Device].into_iter().zip(addresses) {
+            let (low, high) = (address & 0xffff_ffff, address >> 32);
+            registers.set_address(area, true, u32::try_from(high).unwrap());
+            registers.set_address(area, false, u32::try_from(low).unwrap());
+        }
+        registers
+    }
+
+    #[test]
+    fn builds_what_the_registers_say_and_nothing_else() {
+        let regions = [(GuestAddress(0), 0x4000), (GuestAddress(1 << 32), 0x1000)];
+        let memory = GuestMemoryMmap::from_ranges(&regions).unwrap();
+        let queue = registers([1 << 32, 0x2002, 0x3004]).build(&memory, true).unwrap();
+        assert_eq!((queue.desc_table(), queue.avail_ring(), queue.used_ring()), (1 << 32, 0x2002, 0x3004));
+        assert!(queue.event_idx_enabled() && queue.size() == 16);
+        // An available ring that was never set, wrong alignments, and areas that end outside of memory.
+        for wrong in [
+            [0x1000, 0, 0x3000],
+            [0x1008, 0x2000, 0x3000],
+            [0x1000, 0x2001, 0x3000],
+            [0x1000, 0x2000, 0x3002],
+            [0x3f10, 0x2000, 0x3000],
+            [0x1000, 0x3fde, 0x3000],
+            [0x1000, 0x2000, u64::MAX - 3],
+        ] {
+            assert!(registers(wrong).build(&memory, false).is_none(), "{wrong:#x?}");
+        }
+    }
+}
