@@ -71,6 +71,11 @@ impl Error {
         move |error| Self::Kvm { operation, source: io::Error::from_raw_os_error(error.errno()) }
     }
 
+    /// For something that only a mistake in this program can cause.
+    pub(crate) fn internal(operation: &str, reason: impl std::fmt::Display) -> Self {
+        Self::Io { operation: operation.to_owned(), source: io::Error::other(reason.to_string()) }
+    }
+
     /// For `map_err` of an operation of the host.
     pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation: operation.into(), source }

@@ -18,6 +18,7 @@ Exit status:
   5    this /dev/kvm cannot run guests
   129  ended by SIGHUP
   130  ended by SIGINT, or by Ctrl-A x on the console
+  131  ended by SIGQUIT
   143  ended by SIGTERM";
 
 /// Why a guest runs no longer.
@@ -93,6 +94,7 @@ mod tests {
             ExitReason::Internal { message: String::new() },
             ExitReason::Signal(libc::SIGHUP),
             ExitReason::Signal(libc::SIGINT),
+            ExitReason::Signal(libc::SIGQUIT),
             ExitReason::Signal(libc::SIGTERM),
         ];
         let statuses = reasons.iter().map(ExitReason::status).chain([STATUS_ERROR, STATUS_UNUSABLE]);

@@ -1,6 +1,7 @@
 //! The program `sky-vmm`: reads the command line, runs a machine or the self-test, and says how it went.
 
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -48,6 +49,14 @@ fn run(options: &Run) -> Result<Outcome> {
     if !report.usable {
         return Err(Error::Unusable(Box::new(report)));
     }
+    // Before the run: after it, a mistake in the path would cost the counters.
+    let stats = match &config.stats {
+        Some(path) => {
+            let failed = |source| Error::Io { operation: format!("writing {}", path.display()), source };
+            Some((File::create(path).map_err(failed)?, failed))
+        }
+        None => None,
+    };
     let outcome = match &config.monitor {
         None => Machine::new(&config, Arc::new(NoExtension))?.run()?,
         Some(path) => {
@@ -59,10 +68,8 @@ fn run(options: &Run) -> Result<Outcome> {
             outcome
         }
     };
-    if let Some(path) = &config.stats {
-        let text = format!("{:#}\n", json!(outcome.stats));
-        fs::write(path, text)
-            .map_err(|source| Error::Io { operation: format!("writing {}", path.display()), source })?;
+    if let Some((mut file, failed)) = stats {
+        writeln!(file, "{:#}", json!(outcome.stats)).map_err(failed)?;
     }
     Ok(outcome)
 }

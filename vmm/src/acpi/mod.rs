@@ -42,11 +42,11 @@ pub fn write(memory: &GuestMemoryMmap, cpus: u32, disks: &[VirtioNode]) -> Resul
     }
     memory
         .write_slice(&image, GuestAddress(layout::ACPI))
-        .map_err(|error| Error::Memory { size: layout::ACPI_SPACE, reason: error.to_string() })
+        .map_err(|error| Error::internal("writing the ACPI tables", error))
 }
 
 fn too_large() -> Error {
-    Error::Memory { size: layout::ACPI_SPACE, reason: "the ACPI tables do not fit".to_owned() }
+    Error::internal("building the ACPI tables", "they do not fit")
 }
 
 /// All tables as one image for address `base`: the RSDP first, the others at multiples of 16 behind it.

@@ -48,7 +48,7 @@ pub enum BootError {
     /// The guest has too little memory for it.
     #[error(
         "{what} does not fit: it needs memory up to {}, the guest has {} below its 32-bit device area",
-        format_size(*need), format_size(*have)
+        format_size(need.checked_next_multiple_of(1 << 20).unwrap_or(*need)), format_size(*have)
     )]
     DoesNotFit {
         /// Kernel or initial RAM disk.

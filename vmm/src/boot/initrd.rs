@@ -1,6 +1,5 @@
 //! Loading the initial RAM disk: as high as the kernel allows, out of the way of its unpacking.
 
-use std::fs::File;
 use std::path::Path;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -19,8 +18,7 @@ pub(super) struct Initrd {
 
 pub(super) fn load(memory: &GuestMemoryMmap, path: &Path, kernel: &Kernel, low_end: u64) -> Result<Initrd> {
     let read = BootError::read("initial RAM disk", path);
-    let mut file = File::open(path).map_err(&read)?;
-    let size = file.metadata().map_err(&read)?.len();
+    let (mut file, size) = super::open(path).map_err(&read)?;
     let initrd = place(size, kernel.end, kernel.initrd_max, low_end)?;
     let length = usize::try_from(size).map_err(BootError::memory("the initial RAM disk"))?;
     memory

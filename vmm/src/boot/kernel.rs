@@ -50,8 +50,7 @@ pub(super) fn load(memory: &GuestMemoryMmap, path: &Path, low_end: u64) -> Resul
 
 fn open(path: &Path) -> Result<Image<'_>> {
     let read = BootError::read("kernel", path);
-    let file = File::open(path).map_err(&read)?;
-    let length = file.metadata().map_err(&read)?.len();
+    let (file, length) = super::open(path).map_err(&read)?;
     let mut start = [0; HEADER_SIZE];
     // A file shorter than this reads as if it went on with zeros: no kernel, or one that its own header calls truncated.
     (&file).take(HEADER_SIZE as u64).read(&mut start).map_err(&read)?;

@@ -2,6 +2,10 @@
 //!
 //! The kernel is entered in 64-bit mode, as the x86 boot protocol of Linux describes it; no firmware runs.
 
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::config::VmConfig;
@@ -33,6 +37,16 @@ pub fn load(memory: &GuestMemoryMmap, config: &VmConfig) -> Result<u64> {
     params::write(memory, &kernel, initrd, &config.cmdline, config.memory)?;
     tables::write(memory)?;
     Ok(kernel.entry)
+}
+
+/// Opens a regular file and says how long it is. Anything else, a FIFO for example, could make opening wait for ever.
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    Ok((file, length))
 }
 
 fn write_cmdline(memory: &GuestMemoryMmap, cmdline: &str, most: u64) -> Result<()> {

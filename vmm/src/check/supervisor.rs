@@ -27,7 +27,7 @@ pub(super) fn supervise(test: &Test) -> TestResult {
         let _ = sender.send(kvm.and_then(|kvm| body(&kvm, on_thread)));
     });
     let outcome = match spawned {
-        Ok(_) => wait(&receiver, &leash),
+        Ok(_) => wait(&receiver, &leash, [PATIENCE, OBEDIENCE]),
         Err(error) => Err(Failure::new(format!("no thread for the test: {error}"))),
     };
     match outcome {
@@ -36,8 +36,12 @@ pub(super) fn supervise(test: &Test) -> TestResult {
     }
 }
 
-fn wait(receiver: &Receiver<Result<String, Failure>>, leash: &Leash) -> Result<String, Failure> {
-    for patience in [PATIENCE, OBEDIENCE] {
+fn wait(
+    receiver: &Receiver<Result<String, Failure>>,
+    leash: &Leash,
+    patience: [Duration; 2],
+) -> Result<String, Failure> {
+    for patience in patience {
         match receiver.recv_timeout(patience) {
             Ok(outcome) => return outcome,
             Err(RecvTimeoutError::Disconnected) => return Err(Failure::new("the test itself panicked")),
@@ -50,4 +54,35 @@ fn wait(receiver: &Receiver<Result<String, Failure>>, leash: &Leash) -> Result<S
         }
     }
     Err(Failure::new("KVM_RUN did not return, not even after a signal"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: [Duration; 2] = [Duration::from_millis(1); 2];
+
+    #[test]
+    fn a_test_that_never_ends_is_given_up() {
+        let (_sender, receiver) = mpsc::channel();
+        let leash = Leash::default();
+        let failure = wait(&receiver, &leash, SHORT).unwrap_err();
+        assert!(leash.expired.load(Ordering::Acquire));
+        assert!(failure.0.contains("did not return"));
+    }
+
+    #[test]
+    fn a_test_that_panics_is_a_failure() {
+        let (sender, receiver) = mpsc::channel();
+        drop(sender);
+        let failure = wait(&receiver, &Leash::default(), SHORT).unwrap_err();
+        assert!(failure.0.contains("panicked"));
+    }
+
+    #[test]
+    fn an_outcome_is_passed_on() {
+        let (sender, receiver) = mpsc::channel();
+        sender.send(Ok("fine".to_owned())).unwrap();
+        assert_eq!(wait(&receiver, &Leash::default(), SHORT).unwrap(), "fine");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-/// Memory and swap of the host in bytes, if the host says.
+/// Memory and swap of the host in bytes, whole megabytes, if the host says.
 pub(super) fn memory() -> Option<u64> {
     let mut info = MaybeUninit::<libc::sysinfo>::uninit();
     // SAFETY: sysinfo fills the struct that it is given.
@@ -12,5 +12,6 @@ pub(super) fn memory() -> Option<u64> {
     }
     // SAFETY: the call succeeded.
     let info = unsafe { info.assume_init() };
-    info.totalram.checked_add(info.totalswap)?.checked_mul(u64::from(info.mem_unit))
+    let bytes = info.totalram.checked_add(info.totalswap)?.checked_mul(u64::from(info.mem_unit))?;
+    Some(bytes >> 20 << 20)
 }

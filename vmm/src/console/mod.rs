@@ -19,7 +19,7 @@ mod input;
 mod terminal;
 
 pub use input::Input;
-pub use terminal::RawMode;
+pub use terminal::{RawMode, is_background};
 
 const INTERRUPT_ENABLE: u8 = 1;
 const RECEIVE_INTERRUPT: u8 = 1;

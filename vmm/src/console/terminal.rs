@@ -8,17 +8,30 @@ use std::sync::{Mutex, Once, PoisonError};
 /// How the terminal was before, while it is raw. Static, because a panic hook must find it.
 static BEFORE: Mutex<Option<libc::termios>> = Mutex::new(None);
 
+/// Whether standard input is a terminal that belongs to other processes now.
+#[must_use]
+pub fn is_background() -> bool {
+    // SAFETY: tcgetpgrp only looks at a descriptor; it fails if that is no terminal of this session.
+    let owner = unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) };
+    // SAFETY: getpgrp has no preconditions.
+    owner > 0 && owner != unsafe { libc::getpgrp() }
+}
+
 /// The terminal on standard input is raw while this lives.
 #[derive(Debug)]
 pub struct RawMode(());
 
 impl RawMode {
-    /// Makes the terminal raw: every key goes to the guest, Ctrl-C too. `None` if standard input is no terminal.
+    /// Makes the terminal raw: every key goes to the guest, Ctrl-C too. `None` if standard input is no terminal, or
+    /// one that belongs to other processes now.
     ///
     /// # Errors
     /// The terminal refuses.
     pub fn enter() -> io::Result<Option<Self>> {
         static HOOK: Once = Once::new();
+        if is_background() {
+            return Ok(None);
+        }
         let mut before = MaybeUninit::<libc::termios>::uninit();
         // SAFETY: tcgetattr fills the struct that it is given.
         if unsafe { libc::tcgetattr(libc::STDIN_FILENO, before.as_mut_ptr()) } != 0 {

@@ -44,7 +44,7 @@ pub(super) fn open(specs: &[DiskSpec]) -> Result<Vec<Disk>> {
 /// Where the registers and the interrupt of disk `index` are.
 pub(super) fn node(index: u8) -> Result<VirtioNode> {
     let address = u32::try_from(layout::VIRTIO + u64::from(index) * REGION_SIZE)
-        .map_err(|error| Error::Memory { size: REGION_SIZE, reason: error.to_string() })?;
+        .map_err(|error| Error::internal("placing a disk", error))?;
     Ok(VirtioNode { index, address, irq: layout::VIRTIO_IRQ + u32::from(index) })
 }
 

@@ -19,8 +19,8 @@ use sky_devices::virtio::blk::Stats;
 use vm_memory::GuestMemoryAtomic;
 
 use crate::bus::{Mmio, Ports};
-use crate::config::VmConfig;
-use crate::console::{Console, Input, RawMode};
+use crate::config::{ConfigError, VmConfig};
+use crate::console::{self, Console, Input, RawMode};
 use crate::error::{Error, Result};
 use crate::exit::ExitReason;
 use crate::stats::{DiskStats, RunStats};
@@ -75,6 +75,10 @@ impl Machine {
         let entry = boot::load(&memory, config)?;
 
         let kvm = Kvm::new().map_err(Error::kvm("opening /dev/kvm"))?;
+        let most = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
+        if config.cpus > most {
+            return Err(ConfigError::Cpus { cpus: config.cpus, most }.into());
+        }
         let vm = Arc::new(create_vm(&kvm)?);
         memory::register(&vm, &memory)?;
         let nodes = (0..).take(opened.len()).map(disks::node).collect::<Result<Vec<_>>>()?;
@@ -112,7 +116,7 @@ impl Machine {
                 counters: Counters::default(),
             });
         }
-        let parts = Parts { vm, memory, kickers };
+        let parts = Parts { vm, memory, kickers, control: Arc::clone(&control) };
         extension.attach(&parts).map_err(Error::Extension)?;
         Ok(Self { vcpus, console, control, mmio, disks, extension, parts })
     }
@@ -130,7 +134,8 @@ impl Machine {
         let signals = Signals::new(Arc::clone(&self.control)).map_err(Error::io("listening for signals"))?;
         events.add_subscriber(Box::new(signals));
         let terminal = RawMode::enter().map_err(Error::io("preparing the terminal"))?;
-        if let Some(input) = stdin() {
+        // A background job must not touch the terminal: the shell would stop it.
+        if let Some(input) = stdin().filter(|_| !console::is_background()) {
             let (console, control) = (Arc::clone(&self.console), Arc::clone(&self.control));
             events.add_subscriber(Box::new(Input::new(input, console, control, terminal.is_some())));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::low_level;
 
 use super::control::Control;
@@ -22,7 +22,7 @@ pub(super) struct Signals {
 impl Signals {
     pub(super) fn new(control: Arc<Control>) -> io::Result<Self> {
         let mut signals = Self { sources: vec![], control };
-        for number in [SIGHUP, SIGINT, SIGTERM] {
+        for number in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
             let (receiver, sender) = UnixStream::pair()?;
             let id = low_level::pipe::register(number, sender)?;
             signals.sources.push((number, receiver, id));

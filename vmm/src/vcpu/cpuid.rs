@@ -21,8 +21,7 @@ pub(super) fn build(kvm: &Kvm, index: u32, count: u32) -> Result<CpuId> {
         kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
     let mut entries = supported.as_slice().to_vec();
     adjust(&mut entries, index, count, kvm.check_extension(Cap::TscDeadlineTimer));
-    CpuId::from_entries(&entries)
-        .map_err(|error| Error::Memory { size: 0, reason: format!("CPUID: {error:?}") })
+    CpuId::from_entries(&entries).map_err(|error| Error::internal("building CPUID", format!("{error:?}")))
 }
 
 fn adjust(entries: &mut Vec<kvm_cpuid_entry2>, index: u32, count: u32, deadline_timer: bool) {

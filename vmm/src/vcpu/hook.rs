@@ -13,6 +13,7 @@ use sky_devices::virtio::blk::NoClassifier;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::kick::Kicker;
+use crate::machine::control::Control;
 
 /// An error of a hook ends the run; its text is what the user reads.
 pub type HookResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -35,6 +36,8 @@ pub struct Parts {
     pub memory: GuestMemoryAtomic<GuestMemoryMmap>,
     /// One per vCPU, to get all of them out of `KVM_RUN`.
     pub kickers: Vec<Arc<Kicker>>,
+    /// Ends the machine, and tells whether it is ending: a hook that waits must look.
+    pub control: Arc<Control>,
 }
 
 /// What is embedded in a machine. All methods have a default that does nothing.

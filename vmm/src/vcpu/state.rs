@@ -27,7 +27,7 @@ pub(super) fn prepare(vcpu: &VcpuFd) -> Result<()> {
     let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
     let entries = [entry(msr::MISC_ENABLE, FAST_STRINGS), entry(msr::MTRR_DEF_TYPE, MTRR_WRITE_BACK)];
     let msrs = Msrs::from_entries(&entries)
-        .map_err(|error| Error::Memory { size: 0, reason: format!("MSR list: {error:?}") })?;
+        .map_err(|error| Error::internal("building the list of MSRs", format!("{error:?}")))?;
     let written = vcpu.set_msrs(&msrs).map_err(Error::kvm("KVM_SET_MSRS"))?;
     if let Some(refused) = entries.get(written) {
         tracing::warn!("KVM refused MSR {:#x}", refused.index);
