@@ -3,7 +3,7 @@
 //! A thread is known by the top of its kernel stack, which is the same at entry and at return, on whatever virtual
 //! CPU that is and whatever the thread did in between.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::guest::{Gva, Syscall};
 
@@ -23,15 +23,15 @@ pub struct Pending<T> {
     pub note: T,
 }
 
-/// Calls on their way, by thread.
+/// Calls on their way, by thread: few at any time, and a tree is quicker than a hash for few.
 #[derive(Debug)]
 pub struct Outstanding<T> {
-    by_stack: HashMap<Gva, Pending<T>>,
+    by_stack: BTreeMap<Gva, Pending<T>>,
 }
 
 impl<T> Default for Outstanding<T> {
     fn default() -> Self {
-        Self { by_stack: HashMap::new() }
+        Self { by_stack: BTreeMap::new() }
     }
 }
 

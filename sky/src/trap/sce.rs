@@ -79,6 +79,8 @@ struct Armed {
     /// this is the kernel's page directory, also while the user's is in use.
     cr3: u64,
     ctx_id: u64,
+    /// What `spaces` says of it.
+    space: Space,
     efer: Efer,
     calls: Outstanding<Option<WriteNote>>,
     /// Whether the trap behind the dispatcher is in place.
@@ -293,6 +295,7 @@ impl Sce {
             spaces: Spaces::above(floor),
             cr3: sregs.cr3,
             ctx_id: floor,
+            space: Space::Bystander,
             efer,
             calls: Outstanding::default(),
             returns_armed: false,
@@ -330,8 +333,8 @@ impl Armed {
             return Ok(());
         }
         self.ctx_id = ctx_id;
-        let trapping = self.spaces.get(ctx_id) != Space::Bystander;
-        self.efer.set_trapping(cpu, trapping)?;
+        self.space = self.spaces.get(ctx_id);
+        self.efer.set_trapping(cpu, self.space != Space::Bystander)?;
         self.arm_returns(&view)
     }
 
@@ -384,11 +387,10 @@ impl Armed {
     ) -> Result<bool> {
         let view = self.view(memory);
         let mut news = false;
-        if self.spaces.get(self.ctx_id) == Space::New {
+        if self.space == Space::New {
             news = self.identify(&view, sky, cpu, counts)?;
         }
-        if self.spaces.get(self.ctx_id) != Space::Monitored {
-            self.arm_returns(&view)?;
+        if self.space != Space::Monitored {
             return Ok(news);
         }
         // 32-bit calls have numbers of their own and pass through.
@@ -441,6 +443,7 @@ impl Armed {
         if let Some(process) = process {
             info!(executable = process.executable, pid = process.pid, "monitoring");
             self.spaces.monitor(self.ctx_id, process.pid);
+            self.space = Space::Monitored;
             if counts.report.processes.len() < NUMBERED {
                 counts.report.processes.push((process.executable, process.pid));
             }
@@ -448,6 +451,7 @@ impl Armed {
         }
         counts.identified += 1;
         self.spaces.ignore(self.ctx_id);
+        self.space = Space::Bystander;
         self.efer.set_trapping(cpu, false)?;
         Ok(false)
     }
@@ -458,21 +462,23 @@ impl Armed {
         let at = Gva(regs.rsp);
         let stack_top = at.offset(PtRegs::SIZE);
         if let Some(pending) = self.calls.take(stack_top) {
-            let saved = PtRegs::read(&view, at)?;
+            let saved = PtRegs::take(&view, at)?;
             // Elsewhere than behind the SYSCALL: a signal handler runs first, or the call is made again.
             let result = (saved.ip == pending.resumes_at).then_some(saved.ax);
-            saved.clear_resume_flag(&view, at)?;
             counts.returned(&pending.call);
             if let Some(note) = pending.note {
                 self.tracker.returned(&view, note, result);
             }
         }
-        self.arm_returns(&view)
+        Ok(())
     }
 
     /// Puts the trap behind the dispatcher in place, or lifts it.
+    ///
+    /// This is decided when a call is entered and at a switch, not at a return: one followed call often comes after
+    /// another.
     fn arm_returns(&mut self, view: &View<'_>) -> Result<()> {
-        let wanted = !self.calls.is_empty() && self.spaces.get(self.ctx_id) == Space::Monitored;
+        let wanted = !self.calls.is_empty() && self.space == Space::Monitored;
         if wanted != self.returns_armed {
             let Site { at, .. } = self.sites.returned;
             if wanted {

@@ -282,9 +282,17 @@ impl Fake {
         }
         self.cpu.regs.rsp = saved;
         self.cpu.regs.rip = LSTAR + 14;
-        let ours = self.sce_engine.armed.as_ref().is_some_and(|armed| armed.calls.len() > 0);
         assert!(self.sce_engine.port_exit(&mut self.cpu, 0xe8).unwrap());
-        assert!(ours);
+    }
+
+    /// R11 and the flags that the thread will have in user mode.
+    pub(super) fn saved_flags(&self) -> (u64, u64) {
+        let saved = self.get(PER_CPU + STACK_TOP) - PtRegs::SIZE;
+        (self.get(saved + 0x30), self.get(saved + 0x90))
+    }
+
+    pub(super) fn outstanding(&self) -> bool {
+        self.sce_engine.armed.as_ref().is_some_and(|armed| !armed.calls.is_empty())
     }
 
     pub(super) fn sce(&self) -> u64 {

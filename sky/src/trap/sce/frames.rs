@@ -1,7 +1,11 @@
 //! What the CPU and Linux leave on the kernel's stack.
 
-use crate::Result;
+use std::sync::atomic::Ordering;
+
+use vm_memory::{Bytes, GuestAddress};
+
 use crate::guest::{Gva, View};
+use crate::{Error, Result};
 
 /// RFLAGS.RF: the next instruction is not stopped by a breakpoint, and then it is gone.
 pub(super) const RF: u64 = 1 << 16;
@@ -33,8 +37,6 @@ impl InterruptFrame {
 pub(super) struct PtRegs {
     pub(super) ax: i64,
     pub(super) ip: u64,
-    r11: u64,
-    flags: u64,
 }
 
 impl PtRegs {
@@ -45,22 +47,20 @@ impl PtRegs {
     const IP: u64 = 0x80;
     const FLAGS: u64 = 0x90;
 
-    pub(super) fn read(view: &View<'_>, at: Gva) -> Result<Self> {
-        let mut bytes = [0; 0x70];
-        view.read(at.offset(Self::R11), &mut bytes)?;
-        let field = |offset: u64| word(&bytes, usize::try_from(offset - Self::R11).unwrap_or(0));
-        Ok(Self {
-            ax: field(Self::AX).cast_signed(),
-            ip: field(Self::IP),
-            r11: field(Self::R11),
-            flags: field(Self::FLAGS),
-        })
-    }
-
-    /// Takes RF out of the flags and of R11, where SYSCALL would have left it clear.
-    pub(super) fn clear_resume_flag(&self, view: &View<'_>, at: Gva) -> Result<()> {
-        view.write(at.offset(Self::R11), &(self.r11 & !RF).to_le_bytes())?;
-        view.write(at.offset(Self::FLAGS), &(self.flags & !RF).to_le_bytes())
+    /// Reads what is needed, and takes RF out of the flags and of R11, where SYSCALL would have left it clear.
+    pub(super) fn take(view: &View<'_>, at: Gva) -> Result<Self> {
+        let mapping = view.translate(at)?;
+        if mapping.rest < Self::SIZE {
+            return Err(Error::Kernel("saved registers cross a page"));
+        }
+        let memory = view.physical();
+        let field = |offset: u64| GuestAddress(mapping.gpa.0 + offset);
+        let load = |offset| memory.load::<u64>(field(offset), Ordering::Relaxed);
+        let clear = |offset| memory.store(load(offset)? & !RF, field(offset), Ordering::Relaxed);
+        clear(Self::R11)
+            .and_then(|()| clear(Self::FLAGS))
+            .and_then(|()| Ok(Self { ax: load(Self::AX)?.cast_signed(), ip: load(Self::IP)? }))
+            .map_err(|_| Error::NotMapped(at))
     }
 }
 
