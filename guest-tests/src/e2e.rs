@@ -22,6 +22,7 @@ const LIMIT: Duration = Duration::from_secs(1200);
 ///
 /// # Panics
 /// As tests do, when the body panics here or in the lab, or there is no place to run it.
+#[track_caller]
 pub fn e2e(name: &str, body: impl FnOnce()) {
     match run_here_or_in_lab(name, body) {
         Ok(()) => {}
