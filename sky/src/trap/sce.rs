@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use vm_memory::GuestMemoryMmap;
 
 use crate::config::Returns;
-use crate::guest::{Gva, KernelImage, Linux, Syscall, View};
+use crate::guest::{Gpa, Gva, KernelImage, Linux, Syscall, View};
 use crate::insight::{Tracker, WriteNote};
 use crate::process::{Outstanding, Pending, Space, Spaces};
 use crate::report::{CallCount, Report, Stops};
@@ -32,7 +32,7 @@ use crate::{Error, Result};
 
 mod frames;
 
-use frames::{InterruptFrame, PtRegs, RF};
+use frames::{EntryStack, InterruptFrame, PtRegs, RF};
 
 /// Model-specific registers that describe the system-call entry (SDM vol. 4, 2.1).
 mod msr {
@@ -72,6 +72,9 @@ struct Armed {
     linux: Linux,
     entry: Entry,
     per_cpu: Gva,
+    /// Where the top of the current thread's stack is filed. Per-CPU variables of the kernel itself never move.
+    stack_top: Gpa,
+    entry_stack: EntryStack,
     five_level: bool,
     mechanism: Box<dyn Mechanism>,
     spaces: Spaces,
@@ -285,6 +288,8 @@ impl Sce {
             }
         }
         Ok(Armed {
+            stack_top: view.translate(per_cpu.offset(sites.stack_top))?.gpa,
+            entry_stack: EntryStack::default(),
             census: sites.cr3_writes.iter().map(|site| (site.at, 0)).collect(),
             sites,
             linux,
@@ -355,17 +360,17 @@ impl Armed {
     }
 
     /// Does what SYSCALL does (APM vol. 3), if that is what faulted; otherwise leaves `regs` as they are.
-    fn emulate_syscall(&self, memory: &GuestMemoryMmap, regs: &mut kvm_regs) -> bool {
+    fn emulate_syscall(&mut self, memory: &GuestMemoryMmap, regs: &mut kvm_regs) -> bool {
         let view = self.view(memory);
-        let Ok(frame) = InterruptFrame::read(&view, Gva(regs.rsp)) else { return false };
+        let frame = self.entry_stack.locate(&view, regs.rsp).and_then(|at| InterruptFrame::read(&view, at));
+        let Some(frame) = frame else { return false };
         let entry = match frame.cs {
             cs if cs == self.entry.user_cs64 => self.entry.lstar,
             cs if cs == self.entry.user_cs32 => self.entry.cstar,
             _ => return false,
         };
-        let mut opcode = [0; 2];
         // The CPU fetched it a moment ago, so on one virtual CPU it is there; if not, the guest decides.
-        if view.read(Gva(frame.rip), &mut opcode).is_err() || opcode != SYSCALL {
+        if !view.read_pair(Gva(frame.rip)).is_ok_and(|opcode| opcode == SYSCALL) {
             return false;
         }
         regs.rcx = frame.rip.wrapping_add(2);
@@ -401,7 +406,8 @@ impl Armed {
         };
         counts.entered(&call);
         if sky.config().trap.returns == Returns::All || call.result_matters() {
-            let stack_top = Gva(view.read_u64(self.per_cpu.offset(self.sites.stack_top))?);
+            let stack_top =
+                view.load(self.stack_top).map(Gva).ok_or(Error::Kernel("the per-CPU area is gone"))?;
             let note = match call {
                 Syscall::Write { .. } | Syscall::Pwrite64 { .. } => {
                     let task = self.linux.current(&view, self.per_cpu)?;
