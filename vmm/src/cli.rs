@@ -45,7 +45,7 @@ pub struct Run {
     /// Initial RAM disk
     #[arg(long, value_name = "PATH")]
     pub initrd: Option<PathBuf>,
-    /// Command line of the kernel, in place of the default "console=ttyS0 reboot=k panic=1 pci=off"
+    /// Command line of the kernel, in place of the default "console=ttyS0 reboot=k panic=1"
     #[arg(long, value_name = "TEXT")]
     pub cmdline: Option<String>,
     /// Number of virtual CPUs, 1 to 32 [default: 1]

@@ -22,7 +22,7 @@ pub use error::{ConfigError, Result};
 pub use size::{format_size, parse_size};
 
 /// Command line of the kernel when the user gives none.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=k panic=1 pci=off";
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=k panic=1";
 /// Memory when the user names no size.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 /// Less does not hold a kernel and anything beside it.
