@@ -67,7 +67,7 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
     /// Read options from a TOML file with the keys kernel, initrd, cmdline, cpus, memory, monitor, stats, and one
-    /// [[disk]] table per disk; what is given on the command line wins
+    /// `[[disk]]` table per disk; what is given on the command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Report the end of the run, or what is wrong, as one line of JSON on standard error
