@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice};
 
 use crate::{Error, Result};
 
@@ -65,6 +65,8 @@ pub struct Mapping {
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     memory: &'a GuestMemoryMmap,
+    /// The memory from address 0 on, where most page tables lie: the quick way to them.
+    low: Option<VolatileSlice<'a>>,
     root: Gpa,
     five_level: bool,
 }
@@ -75,7 +77,9 @@ impl<'a> View<'a> {
     /// Under page-table isolation that is to be the kernel's directory of the pair, which maps the user's pages too.
     #[must_use]
     pub fn new(memory: &'a GuestMemoryMmap, cr3: u64, five_level: bool) -> Self {
-        Self { memory, root: Gpa(cr3 & FRAME), five_level }
+        let first = memory.iter().next().filter(|region| region.start_addr().0 == 0);
+        let low = first.and_then(|region| region.as_volatile_slice().ok());
+        Self { memory, low, root: Gpa(cr3 & FRAME), five_level }
     }
 
     /// The guest's physical memory.
@@ -93,8 +97,10 @@ impl<'a> View<'a> {
     /// Loads an aligned `u64` by its physical address; `None` outside guest memory.
     #[must_use]
     pub fn load(&self, gpa: Gpa) -> Option<u64> {
-        // A slice of one region takes far fewer instructions than `Bytes::load`, and this is the innermost of all loops.
-        self.slice(gpa, size_of::<u64>())?.load(0, Ordering::Relaxed).ok()
+        // The innermost of all loops: `Bytes::load` on the whole memory takes six times as many instructions.
+        let low =
+            self.low.as_ref().and_then(|low| low.load(usize::try_from(gpa.0).ok()?, Ordering::Relaxed).ok());
+        low.or_else(|| self.memory.load(GuestAddress(gpa.0), Ordering::Relaxed).ok())
     }
 
     /// Reads two bytes at any address, as quickly as an aligned word.

@@ -85,7 +85,7 @@ struct Armed {
     /// What `spaces` says of it.
     space: Space,
     efer: Efer,
-    calls: Outstanding<Option<WriteNote>>,
+    calls: Outstanding<Option<Box<WriteNote>>>,
     /// Whether the trap behind the dispatcher is in place.
     returns_armed: bool,
     /// For each CR3 write: stops, until one changed the address space.
@@ -411,7 +411,7 @@ impl Armed {
             let note = match call {
                 Syscall::Write { .. } | Syscall::Pwrite64 { .. } => {
                     let task = self.linux.current(&view, self.per_cpu)?;
-                    self.tracker.entered(&view, &self.linux, task, &call)
+                    self.tracker.entered(&view, &self.linux, task, &call).map(Box::new)
                 }
                 _ => {
                     debug!(%call, path = Tracker::path_argument(&view, &call), "entered");
@@ -473,7 +473,7 @@ impl Armed {
             let result = (saved.ip == pending.resumes_at).then_some(saved.ax);
             counts.returned(&pending.call);
             if let Some(note) = pending.note {
-                self.tracker.returned(&view, note, result);
+                self.tracker.returned(&view, *note, result);
             }
         }
         Ok(())
