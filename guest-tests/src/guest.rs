@@ -20,8 +20,8 @@ use crate::packages::{self, Kernel};
 use crate::programs::{self, Program};
 use crate::{cache, modules, paths, place};
 
-/// Drivers for disks and ext4; ext4's own needs follow, and crc32c is only named when it is used.
-const MODULES: [&str; 4] = ["virtio_mmio", "virtio_blk", "ext4", "crc32c_generic"];
+/// Drivers for disks and ext4, and for reading MSRs; needs follow by themselves, and crc32c is only named when it is used.
+const MODULES: [&str; 5] = ["virtio_mmio", "virtio_blk", "ext4", "crc32c_generic", "msr"];
 /// The kernel's command line unless a test wants another.
 pub const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1 quiet";
 /// Printed first by every init.

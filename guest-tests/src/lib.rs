@@ -1,6 +1,14 @@
-//! What runs in guests, the lab they run in, and the tests that need them.
+//! What runs in guests, the lab that they run in, and the tests and benchmarks that need them.
 //!
-//! See the modules for details.
+//! ```text
+//!   e2e, results, demo           what is tested, measured, shown
+//!     ├─ guest, disk, pattern    a guest: its initramfs, its disk, what it writes there
+//!     ├─ place ── lab            where it runs: here, or on an emulated machine with KVM
+//!     └─ packages, programs      what all this is made of: Debian's kernels, our own programs
+//! ```
+//!
+//! Nothing needs to be installed by hand: see [`packages`]. Everything that is fetched or made lies below the target
+//! directory.
 
 pub mod cache;
 pub mod command;

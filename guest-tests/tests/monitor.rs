@@ -1,51 +1,243 @@
-//! Sky on real guests: what it sees of a monitored process, and what the guest does not see of it.
+//! Sky on real guests: what it sees of a monitored process, and what the guest does not see of Sky.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::path::PathBuf;
 
 use guest_tests::disk::Disk;
 use guest_tests::e2e;
-use guest_tests::guest::{GuestRun, Scratch};
+use guest_tests::guest::{CMDLINE, Finished, GuestRun, Scratch};
 use guest_tests::packages::{Flavour, Kernel};
+use guest_tests::pattern::BLOCK;
+use guest_tests::workload::Files;
+use serde_json::Value;
+
+const MONITORED: Files = Files { prefix: "w", seed: 1, files: 6, blocks: 16 };
+const UNMONITORED: Files = Files { prefix: "b", seed: 2, files: 6, blocks: 16 };
+/// Both at once, so that the guest switches between them. What is left in the page cache reaches the disk at the end.
+const WRITE: &str = "mount -t ext4 /dev/vda /mnt
+    bystander files /mnt 2 6 16 & writer /mnt 1 6 16; wait
+    sync; umount /mnt";
+
+/// A guest with a disk and a monitored process.
+struct Watched {
+    scratch: Scratch,
+    kernel: Kernel,
+    disk: Disk,
+}
+
+impl Watched {
+    fn new(flavour: Flavour) -> Self {
+        let scratch = Scratch::new().unwrap();
+        let disk = Disk::ext4(scratch.path("disk.img"), 64, None).unwrap();
+        Self { scratch, kernel: Kernel::get(flavour).unwrap(), disk }
+    }
+
+    fn config(&self, text: &str) -> PathBuf {
+        let path = self.scratch.path("monitor.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Runs `script`, monitoring `executable` if one is given, and gives the report.
+    fn run(&self, executable: Option<&str>, cmdline: &str, script: &str) -> (Finished, Value) {
+        let initramfs = self.scratch.initramfs(&self.kernel, script).unwrap();
+        let stats = self.scratch.path("stats.json");
+        // Only the bzImage moves itself about (KASLR).
+        let mut run = GuestRun::bare()
+            .option("--kernel", self.kernel.bzimage())
+            .option("--initrd", initramfs)
+            .option("--cmdline", format!("{CMDLINE} {cmdline}"))
+            .option("--stats", &stats)
+            .disk(&self.disk);
+        if let Some(executable) = executable {
+            run = run.monitor(&self.config(&format!("[[process]]\nexecutable = '{executable}'\n")));
+        }
+        let finished = run.run().unwrap().ok().unwrap();
+        let stats: Value = serde_json::from_slice(&std::fs::read(stats).unwrap()).unwrap();
+        (finished, stats["monitor"].clone())
+    }
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// What the report says against what the program's own description says that it wrote.
+fn assert_everything_was_seen(report: &Value, files: &Files) {
+    assert_eq!(report["problem"], Value::Null);
+    assert_eq!(report["armed"], true);
+    let seen = report["files"].as_array().unwrap();
+    assert_eq!(seen.len() as u64, files.files, "{seen:?}");
+    let mut writes = 0;
+    for (at, file) in (0..).zip(seen) {
+        let tail = u64::from(at % 3 == 2);
+        let expected = guest_tests::pattern::file(files.seed, at, files.blocks).len() as u64;
+        assert_eq!(file["path"], format!("/mnt/{}", files.name(at)));
+        assert_eq!(number(&file["bytes"]), expected);
+        assert_eq!(number(&file["size"]), expected);
+        assert_eq!(number(&file["blocks"]), files.blocks);
+        assert_eq!(number(&file["matched"]), files.blocks, "every whole block was recognised at the disk");
+        writes += files.blocks + tail * u64::from(at % 2 == 0);
+        // An odd file's tail is a pwrite64, even if it is empty.
+        assert_eq!(number(&file["writes"]), files.blocks + tail, "{file}");
+    }
+    let pwrites = (0..files.files).filter(|at| at % 2 == 1).count() as u64 * files.blocks;
+    assert!(number(&report["calls"]["write"]["entered"]) >= writes - pwrites);
+    assert_eq!(number(&report["blocks"]["data"]), files.files * files.blocks, "and nobody else's block was");
+    assert_eq!(number(&report["blocks"]["pending"]), 0);
+    for name in ["write", "pwrite64", "openat", "close"] {
+        let call = &report["calls"][name];
+        assert_eq!(call["entered"], call["returned"], "{name}");
+    }
+}
+
+/// The guest did with traps what it does without.
+fn assert_undisturbed(watched: &Watched, finished: &Finished) {
+    for (files, key) in [(&MONITORED, "WRITER_CHECKSUM"), (&UNMONITORED, "BYSTANDER_CHECKSUM")] {
+        assert_eq!(finished.marker(key).unwrap(), files.checksum().to_string());
+        for at in 0..files.files {
+            let content = watched.disk.cat(&format!("/{}", files.name(at))).unwrap();
+            assert!(content == guest_tests::pattern::file(files.seed, at, files.blocks), "{}", files.name(at));
+        }
+    }
+    watched.disk.check().unwrap();
+}
+
+fn writes_are_seen(flavour: Flavour, cmdline: &str, script: &str) -> Finished {
+    let watched = Watched::new(flavour);
+    let (finished, report) = watched.run(Some("writer"), cmdline, script);
+    assert_undisturbed(&watched, &finished);
+    assert_everything_was_seen(&report, &MONITORED);
+    // The bystander's as many blocks reached the disk, too, besides the file system's own.
+    assert!(number(&report["blocks"]["unknown"]) > UNMONITORED.files * UNMONITORED.blocks);
+    finished
+}
 
 #[test]
-fn first() {
-    e2e("first", || {
-        let scratch = Scratch::new().unwrap();
-        let kernel = Kernel::get(Flavour::GUESTS[0]).unwrap();
-        let disk = Disk::ext4(scratch.path("disk"), 64, None).unwrap();
-        std::fs::write(scratch.path("monitor.toml"), "[[process]]\nexecutable = 'writer'\n").unwrap();
-        let script = "mount -t ext4 /dev/vda /mnt; bystander /mnt; writer /mnt; sync; umount /mnt";
-        let initramfs = scratch.initramfs(&kernel, script).unwrap();
-        let run = GuestRun::new(&kernel.vmlinux().unwrap(), &initramfs)
-            .disk(&disk)
-            .monitor(&scratch.path("monitor.toml"))
-            .option("--stats", scratch.path("stats.json"))
-            .run()
-            .unwrap();
-        println!("{}\n{}\n{:?}", run.serial, run.messages, run.status);
-        println!("{}", std::fs::read_to_string(scratch.path("stats.json")).unwrap_or_default());
-        run.ok().unwrap();
+fn writes_are_seen_on_6_1() {
+    e2e("writes_are_seen_on_6_1", || {
+        writes_are_seen(Flavour::Cloud61, "", WRITE);
     });
 }
 
 #[test]
-fn ticks() {
-    e2e("ticks", || {
-        let scratch = Scratch::new().unwrap();
-        let kernel = Kernel::get(Flavour::GUESTS[0]).unwrap();
-        for returns in ["decoded", "all"] {
-            let disk = Disk::ext4(scratch.path("disk"), 16, None).unwrap();
-            std::fs::write(
-                scratch.path("monitor.toml"),
-                format!("[[process]]\nexecutable = 'getpid-loop'\n[trap]\nreturns='{returns}'"),
-            )
-            .unwrap();
-            let script = "for i in 1 2 3; do bystander getpid 2000; getpid-loop 2000; done";
-            let initramfs = scratch.initramfs(&kernel, script).unwrap();
-            let run = GuestRun::new(&kernel.vmlinux().unwrap(), &initramfs)
-                .disk(&disk)
-                .monitor(&scratch.path("monitor.toml"))
-                .run()
-                .unwrap();
-            println!("{returns}\n{}\n{}\n{:?}", run.serial, run.messages, run.status);
+fn writes_are_seen_on_6_12() {
+    e2e("writes_are_seen_on_6_12", || {
+        writes_are_seen(Flavour::Cloud612, "", WRITE);
+    });
+}
+
+#[test]
+fn results_are_the_same_without_traps() {
+    e2e("results_are_the_same_without_traps", || {
+        let watched = Watched::new(Flavour::Cloud61);
+        let (finished, report) = watched.run(None, "", WRITE);
+        assert_undisturbed(&watched, &finished);
+        assert_eq!(report, Value::Null);
+    });
+}
+
+/// With isolation the kernel is entered on page tables of its own.
+fn with_isolation(flavour: Flavour) {
+    let script = format!("{WRITE}\necho MELTDOWN=$(cat /sys/devices/system/cpu/vulnerabilities/meltdown)");
+    for (option, expected) in [("pti=on", true), ("pti=off", false)] {
+        let finished = writes_are_seen(flavour, option, &script);
+        assert_eq!(finished.marker("MELTDOWN").unwrap().contains("PTI"), expected, "{option}");
+    }
+}
+
+#[test]
+fn page_table_isolation_on_and_off_on_6_1() {
+    e2e("page_table_isolation_on_and_off_on_6_1", || with_isolation(Flavour::Cloud61));
+}
+
+#[test]
+fn page_table_isolation_on_and_off_on_6_12() {
+    e2e("page_table_isolation_on_and_off_on_6_12", || with_isolation(Flavour::Cloud612));
+}
+
+#[test]
+fn the_kernel_may_lie_anywhere() {
+    e2e("the_kernel_may_lie_anywhere", || {
+        let script = format!("{WRITE}\nset -- $(grep ' _text$' /proc/kallsyms); echo TEXT=$1");
+        let text = |cmdline| {
+            let finished = writes_are_seen(Flavour::Cloud61, cmdline, &script);
+            finished.marker("TEXT").unwrap().to_owned()
+        };
+        assert_eq!(text("nokaslr"), "ffffffff81000000");
+        // One place in 500 is the usual one.
+        assert!((0..2).any(|_| text("") != "ffffffff81000000"), "KASLR did not move the kernel");
+    });
+}
+
+#[test]
+fn invalid_opcodes_are_the_guests_own() {
+    e2e("invalid_opcodes_are_the_guests_own", || {
+        for flavour in Flavour::GUESTS {
+            let watched = Watched::new(flavour);
+            let (finished, report) = watched.run(Some("ud2"), "", "ud2");
+            assert_eq!(finished.marker("UD2").unwrap(), "ok");
+            assert_eq!(number(&report["stops"]["invalid_opcodes"]), 100);
+            assert!(number(&report["calls"]["rt_sigreturn"]["entered"]) == 100, "{report}");
         }
+    });
+}
+
+/// Reads EFER (0xc0000080) from a process that runs with `EFER.SCE` clear.
+#[test]
+fn the_guest_sees_the_efer_that_it_set() {
+    e2e("the_guest_sees_the_efer_that_it_set", || {
+        let script = "for module in /modules/*msr.ko; do insmod $module 2>/dev/null; done
+            set -- $(dd if=/dev/cpu/0/msr iflag=skip_bytes skip=3221225600 bs=8 count=1 2>/dev/null | od -An -tx1)
+            echo EFER=$1";
+        let watched = Watched::new(Flavour::Cloud61);
+        let (plain, _) = watched.run(None, "", script);
+        // The shell and dd are the same executable.
+        let (finished, report) = watched.run(Some("busybox"), "", script);
+        assert_eq!(plain.marker("EFER").unwrap(), "01");
+        assert_eq!(finished.marker("EFER").unwrap(), "01");
+        assert!(number(&report["calls"]["pread64"]["entered"]) + number(&report["calls"]["read"]["entered"]) > 0);
+        assert_eq!(report["problem"], Value::Null);
+    });
+}
+
+#[test]
+fn every_new_process_of_the_name_is_monitored_and_no_other() {
+    e2e("every_new_process_of_the_name_is_monitored_and_no_other", || {
+        let watched = Watched::new(Flavour::Cloud612);
+        let script = "for round in 1 2 3 4 5 6 7 8; do getpid-loop 50; bystander getpid 50; true & ls / >/dev/null; done; wait";
+        let (_, report) = watched.run(Some("getpid-loop"), "", script);
+        let processes = report["processes"].as_array().unwrap();
+        assert_eq!(processes.len(), 8);
+        let mut pids: Vec<u64> = processes.iter().map(|process| number(&process[1])).collect();
+        pids.dedup();
+        assert_eq!(pids.len(), 8);
+        // 50, the one that the program compares with, and none of the bystander's 400.
+        assert_eq!(number(&report["calls"]["getpid"]["entered"]) / 8, 52);
+        assert_eq!(number(&report["calls"]["exit_group"]["entered"]), 8);
+    });
+}
+
+#[test]
+fn what_cannot_be_monitored_is_said() {
+    e2e("what_cannot_be_monitored_is_said", || {
+        let watched = Watched::new(Flavour::Cloud61);
+        let run = |text: &str, cpus: u32| {
+            let path = watched.config(text);
+            let initramfs = watched.scratch.initramfs(&watched.kernel, "true").unwrap();
+            GuestRun::new(&watched.kernel.bzimage(), &initramfs).cpus(cpus).monitor(&path).run().unwrap()
+        };
+        for (text, cpus, expected) in [
+            ("[[process]]\nexecutabel = 'x'", 1, "did you mean \"executable\"?"),
+            ("[trap]\nport = 1", 1, "missing field `process`"),
+            ("[[process]]\nexecutable = 'x'", 2, "guests with one CPU so far, this one has 2"),
+        ] {
+            let finished = run(text, cpus);
+            assert_eq!(finished.status.code(), Some(1), "{text}");
+            assert!(finished.messages.contains(expected), "{}", finished.messages);
+            assert!(finished.serial.is_empty(), "the guest did not start");
+        }
+        let finished = run("[[process]]\nexecutable = 'x'", 1).ok().unwrap();
+        assert!(finished.messages.contains("no traps were set"), "without a disk: {}", finished.messages);
     });
 }

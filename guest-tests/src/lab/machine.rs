@@ -15,6 +15,8 @@ use crate::{modules, paths};
 const MODULES: [&str; 7] =
     ["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "i6300esb", "kvm", "kvm-amd"];
 const MEMORY_MIB: u32 = 4096;
+/// Where QEMU notes resets of the emulated processors, in the machine's directory.
+pub(super) const RESET_LOG: &str = "resets.log";
 const IDLE_SECONDS: u32 = 120;
 
 /// Which machine to start.
@@ -82,6 +84,8 @@ impl Machine {
         qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-cpu", "max,+svm"]);
         qemu.args(self.timing.arguments()).args(["-m", &MEMORY_MIB.to_string()]);
         qemu.args(["-serial", "file:console.log", "-device", "i6300esb", "-action", "watchdog=poweroff"]);
+        // Tells a machine that switched itself off from one whose processor gave up; see `State::explain`.
+        qemu.args(["-d", "cpu_reset", "-D", RESET_LOG]);
         qemu.arg("-kernel").arg(self.kernel.bzimage()).args(["-initrd", "initrd"]);
         qemu.args(["-append", "console=ttyS0 panic=1 quiet"]);
         let target = paths::target();

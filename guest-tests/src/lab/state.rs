@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::client::{Client, Failure};
-use super::machine::{Machine, Timing};
+use super::machine::{Machine, RESET_LOG, Timing};
 use crate::cache::FileLock;
 use crate::error::{Error, Result, last_lines};
 use crate::progress::Wait;
@@ -24,6 +24,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(300);
 const ATTACH_LIMIT: Duration = Duration::from_secs(60);
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// What QEMU notes when a fault cannot be delivered any more.
+const TRIPLE_FAULT: &[u8] = b"Triple fault";
 const CONSOLE_LINES: usize = 15;
 
 /// Where a machine lives.
@@ -160,7 +162,11 @@ impl State {
     pub(super) fn explain(&self, failure: Failure) -> Error {
         match failure {
             Failure::Command(error) => error,
-            Failure::Gone(problem) => {
+            Failure::Gone(mut problem) => {
+                let resets = fs::read(self.path(RESET_LOG)).unwrap_or_default();
+                if resets.windows(TRIPLE_FAULT.len()).any(|window| window == TRIPLE_FAULT) {
+                    problem += " (its emulated processor triple-faulted)";
+                }
                 let mut console = fs::read(self.path("qemu.log")).unwrap_or_default();
                 console.extend(fs::read(self.path("console.log")).unwrap_or_default());
                 Error::Lab { problem, console: last_lines(&console, CONSOLE_LINES) }

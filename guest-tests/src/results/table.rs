@@ -71,7 +71,7 @@ mod tests {
     fn a_missed_goal_and_a_missing_figure_are_seen() {
         let text = table(&SAMPLE, &Figures::from([("exits".into(), 2.5)]));
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0].split("  ").next(), Some("metric "));
+        assert_eq!(lines[0].split("  ").next(), Some("metric"));
         assert_eq!(lines[1], "exits    2.50  3 (paper)      <= 2 (missed)  0.83");
         assert_eq!(lines[2], "seconds  -     -              -              -");
     }
