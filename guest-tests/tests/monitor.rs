@@ -7,7 +7,6 @@ use guest_tests::disk::Disk;
 use guest_tests::e2e;
 use guest_tests::guest::{CMDLINE, Finished, GuestRun, Scratch};
 use guest_tests::packages::{Flavour, Kernel};
-use guest_tests::pattern::BLOCK;
 use guest_tests::workload::Files;
 use serde_json::Value;
 
@@ -139,10 +138,10 @@ fn results_are_the_same_without_traps() {
 
 /// With isolation the kernel is entered on page tables of its own.
 fn with_isolation(flavour: Flavour) {
-    let script = format!("{WRITE}\necho MELTDOWN=$(cat /sys/devices/system/cpu/vulnerabilities/meltdown)");
-    for (option, expected) in [("pti=on", true), ("pti=off", false)] {
+    let script = format!("{WRITE}\necho ISOLATED=$(grep -cw pti /proc/cpuinfo)");
+    for (option, expected) in [("pti=on", "1"), ("pti=off", "0")] {
         let finished = writes_are_seen(flavour, option, &script);
-        assert_eq!(finished.marker("MELTDOWN").unwrap().contains("PTI"), expected, "{option}");
+        assert_eq!(finished.marker("ISOLATED").unwrap(), expected, "{option}");
     }
 }
 
@@ -196,7 +195,7 @@ fn the_guest_sees_the_efer_that_it_set() {
         let (finished, report) = watched.run(Some("busybox"), "", script);
         assert_eq!(plain.marker("EFER").unwrap(), "01");
         assert_eq!(finished.marker("EFER").unwrap(), "01");
-        assert!(number(&report["calls"]["pread64"]["entered"]) + number(&report["calls"]["read"]["entered"]) > 0);
+        assert!(number(&report["calls"]["read"]["entered"]) > 0, "it ran with SCE clear: {report}");
         assert_eq!(report["problem"], Value::Null);
     });
 }
@@ -212,8 +211,8 @@ fn every_new_process_of_the_name_is_monitored_and_no_other() {
         let mut pids: Vec<u64> = processes.iter().map(|process| number(&process[1])).collect();
         pids.dedup();
         assert_eq!(pids.len(), 8);
-        // 50, the one that the program compares with, and none of the bystander's 400.
-        assert_eq!(number(&report["calls"]["getpid"]["entered"]) / 8, 52);
+        // 50, one to compare with, one of the standard library, and none of the bystander's 400.
+        assert_eq!(number(&report["calls"]["getpid"]["entered"]), 8 * 52);
         assert_eq!(number(&report["calls"]["exit_group"]["entered"]), 8);
     });
 }
