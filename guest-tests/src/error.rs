@@ -60,7 +60,15 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// The lab did not start, did not answer or died.
+    /// The lab's machine did not answer or died, which says nothing about what ran in it.
+    #[error("the lab {problem}{}", indented(console))]
+    LabDied {
+        /// What happened.
+        problem: String,
+        /// The last lines of its console.
+        console: String,
+    },
+    /// The lab cannot do what was asked.
     #[error("the lab {problem}{}", indented(console))]
     Lab {
         /// What happened.

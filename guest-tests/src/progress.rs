@@ -1,13 +1,14 @@
 //! What the user sees while waiting: a spinner on a terminal, plain lines elsewhere. Everything goes to stderr.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Says one thing.
+/// Says one thing. Tests do not capture it: a lab that dies under a test that then passes must not go unseen.
 pub fn note(text: &str) {
-    eprintln!("lab: {text}");
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "lab: {text}");
 }
 
 /// A wait with a beginning and an end.

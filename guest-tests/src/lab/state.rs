@@ -169,7 +169,7 @@ impl State {
                 }
                 let mut console = fs::read(self.path("qemu.log")).unwrap_or_default();
                 console.extend(fs::read(self.path("console.log")).unwrap_or_default());
-                Error::Lab { problem, console: last_lines(&console, CONSOLE_LINES) }
+                Error::LabDied { problem, console: last_lines(&console, CONSOLE_LINES) }
             }
         }
     }
