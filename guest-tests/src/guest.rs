@@ -36,6 +36,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
 echo GUEST_INIT=reached
+read uptime idle < /proc/uptime; echo GUEST_UPTIME=$uptime
 for module in /modules/*.ko; do insmod $module; done
 ";
 

@@ -98,6 +98,17 @@ pub fn getpid_loop(calls: u64) -> Timing {
     Timing { ticks: end.saturating_sub(start), pid: same.then_some(first) }
 }
 
+/// Passes the time without a system call until the time-stamp counter has advanced by `ticks`.
+#[cfg(target_arch = "x86_64")]
+pub fn spin(ticks: u64) {
+    // SAFETY: reading the time-stamp counter has no preconditions.
+    let start = unsafe { std::arch::x86_64::_rdtsc() };
+    // SAFETY: as above.
+    while unsafe { std::arch::x86_64::_rdtsc() }.wrapping_sub(start) < ticks {
+        std::hint::spin_loop();
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 fn getpid() -> u64 {
     let number = libc::SYS_getpid.cast_unsigned();

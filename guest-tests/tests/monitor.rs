@@ -96,7 +96,11 @@ fn assert_undisturbed(watched: &Watched, finished: &Finished) {
         assert_eq!(finished.marker(key).unwrap(), files.checksum().to_string());
         for at in 0..files.files {
             let content = watched.disk.cat(&format!("/{}", files.name(at))).unwrap();
-            assert!(content == guest_tests::pattern::file(files.seed, at, files.blocks), "{}", files.name(at));
+            assert!(
+                content == guest_tests::pattern::file(files.seed, at, files.blocks),
+                "{}",
+                files.name(at)
+            );
         }
     }
     watched.disk.check().unwrap();

@@ -91,6 +91,9 @@ impl Default for Insight {
     }
 }
 
+/// Names less alike than this are not what the user meant.
+const ALIKE: f64 = 0.75;
+
 /// Every key there is, by table; the root's is empty.
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["process", "trap", "insight"]),
@@ -168,21 +171,23 @@ fn check_keys(table: &str, content: &toml::Table) -> Result<()> {
     }
 }
 
-/// The message for a key that is not one of `known`: names it, and the nearest known one if there is one.
-///
-/// `table` is where it stood, empty for the root.
-#[must_use]
-pub fn unknown_key(key: &str, table: &str, known: &[&str]) -> String {
+fn unknown_key(key: &str, table: &str, known: &[&str]) -> String {
     let place = if table.is_empty() { String::new() } else { format!(" in {table}") };
-    let nearest = known
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(key, candidate), candidate))
-        .filter(|(likeness, _)| *likeness > 0.7)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((_, candidate)) => format!("unknown key {key:?}{place}: did you mean {candidate:?}?"),
+    match nearest(key, known) {
+        Some(candidate) => format!("unknown key {key:?}{place}: did you mean {candidate:?}?"),
         None => format!("unknown key {key:?}{place}: there are {}", known.join(", ")),
     }
+}
+
+/// The one of `known` that was probably meant by `key`, if any is near.
+#[must_use]
+pub fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(key, candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| *candidate)
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Guest program that nobody monitors: it does what monitored ones do, and must neither be seen nor slowed down.
 //!
-//! `bystander files DIR [SEED [FILES [BLOCKS]]]` or `bystander getpid CALLS`
+//! `bystander files DIR [SEED [FILES [BLOCKS]]]` or `bystander getpid CALLS` or
+//! `bystander spin TICKS`
 
 use std::io;
 use std::path::Path;
 
-use guest_tests::workload::{Files, getpid_loop};
+use guest_tests::workload::{Files, getpid_loop, spin};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -22,9 +23,10 @@ fn main() -> io::Result<()> {
             timing.pid.ok_or_else(|| io::Error::other("getpid gave different answers"))?;
             println!("BYSTANDER_CALLS={calls}\nBYSTANDER_TICKS={}", timing.ticks);
         }
+        ["spin", ticks] => spin(ticks.parse().map_err(io::Error::other)?),
         _ => {
             return Err(io::Error::other(
-                "usage: bystander files DIR [SEED [FILES [BLOCKS]]] | getpid CALLS",
+                "usage: bystander files DIR [SEED [FILES [BLOCKS]]] | getpid CALLS | spin TICKS",
             ));
         }
     }

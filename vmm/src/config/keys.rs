@@ -1,18 +1,12 @@
 //! Names of keys: a misspelt one is an error that names the one that was probably meant.
 
-use super::ConfigError;
+use sky::config::nearest;
 
-/// Names less alike than this are not what the user meant.
-const ALIKE: f64 = 0.75;
+use super::ConfigError;
 
 /// The error for `key`, which is none of `known`.
 pub(super) fn unknown(key: &str, place: &str, known: &'static [&'static str]) -> ConfigError {
-    let suggestion = known
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(key, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= ALIKE)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, candidate)| (*candidate).to_owned());
+    let suggestion = nearest(key, known).map(str::to_owned);
     ConfigError::UnknownKey { key: key.to_owned(), place: place.to_owned(), suggestion, known }
 }
 
