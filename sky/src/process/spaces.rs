@@ -3,7 +3,7 @@
 //! The frame of the page directory will not do: it is freed and used again at once (of 1,200 calls only 710 were
 //! attributed by the frame alone).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of an address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Space {
 
 /// More bystanders than this are remembered only as "older than".
 const MAX_BYSTANDERS: usize = 1 << 16;
+/// Of more monitored spaces the oldest is let go: not all that end say so.
+const MAX_MONITORED: usize = 1 << 14;
 
 /// All address spaces of a guest.
 #[derive(Debug, Default)]
@@ -26,7 +28,7 @@ pub struct Spaces {
     floor: u64,
     bystanders: BTreeSet<u64>,
     /// The process id of each.
-    monitored: HashMap<u64, u32>,
+    monitored: BTreeMap<u64, u32>,
 }
 
 impl Spaces {
@@ -54,6 +56,11 @@ impl Spaces {
     /// Number `ctx_id` is to be trapped; it belongs to process `pid`.
     pub fn monitor(&mut self, ctx_id: u64, pid: u32) {
         self.monitored.insert(ctx_id, pid);
+        if self.monitored.len() > MAX_MONITORED
+            && let Some((oldest, _)) = self.monitored.pop_first()
+        {
+            self.ignore(oldest);
+        }
     }
 
     /// Process of a monitored address space.
@@ -101,6 +108,13 @@ mod tests {
 
     #[test]
     fn a_guest_that_forks_for_ever_does_not_fill_the_host() {
+        let mut spaces = Spaces::above(0);
+        spaces.monitor(5, 1);
+        for ctx_id in 400_002..450_000 {
+            spaces.monitor(ctx_id, 2);
+        }
+        assert!(spaces.monitored.len() <= MAX_MONITORED);
+        assert_eq!((spaces.get(400_002), spaces.get(449_999)), (Space::Bystander, Space::Monitored));
         let mut spaces = Spaces::above(0);
         spaces.monitor(5, 1);
         for ctx_id in (6..=400_000).chain([u64::MAX - 1]) {

@@ -2,6 +2,10 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
+use kvm_bindings::kvm_regs;
+
+use super::arm::msr;
+use super::frames::{PtRegs, RF};
 use super::*;
 use crate::Config;
 use crate::guest::btf::builder::Builder;
@@ -228,6 +232,11 @@ impl Fake {
         self.put(exe_name, format!("{}\0", process.executable).as_bytes());
     }
 
+    /// The task that runs in `process` has another process id.
+    pub(super) fn set_pid(&mut self, process: FakeProcess, pid: u64) {
+        self.word(OBJECTS + process.object * 0x1000 + 0x30, pid);
+    }
+
     fn registers(&mut self) {
         self.cpu.sregs.cr3 = OLD.cr3;
         self.cpu.sregs.idt.base = IDT;
@@ -268,7 +277,7 @@ impl Fake {
 
     pub(super) fn call(&mut self, number: u64, [rdi, rsi, rdx]: [u64; 3]) {
         self.cpu.regs = kvm_regs { rax: number, rdi, rsi, rdx, ..Default::default() };
-        self.invalid_opcode(&SYSCALL);
+        self.invalid_opcode(&[0x0f, 0x05]);
     }
 
     /// The current thread comes back from the dispatcher, to user address `ip`.

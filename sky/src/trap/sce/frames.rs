@@ -81,14 +81,3 @@ impl PtRegs {
             .map_err(|_| Error::NotMapped(at))
     }
 }
-
-/// Name of system call `number`; `beyond` stands for all that are not counted one by one.
-pub(super) fn call_name(number: usize, beyond: usize) -> String {
-    if number == beyond {
-        return "(other)".to_owned();
-    }
-    match syscalls::Sysno::new(number) {
-        Some(call) => call.name().to_owned(),
-        None => format!("#{number}"),
-    }
-}

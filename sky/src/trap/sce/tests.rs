@@ -1,17 +1,18 @@
 //! The engine on a guest made by hand: page tables, text, BTF and a kernel's structures, and a CPU that is only
 //! registers. Real guests are the business of the end-to-end tests; here every order of events can be tried.
 
+use kvm_bindings::kvm_regs;
 use proptest::prelude::*;
 use sky_devices::io_class::IoClass;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::fake::*;
-use super::*;
+use super::frames::RF;
 use crate::trap::EFER;
-use crate::trap::cpu::mock::MockCpu;
 
 const WRITE: u64 = 1;
 const GETPID: u64 = 39;
+const EXIT_GROUP: u64 = 231;
 
 #[test]
 fn a_system_call_is_what_the_cpu_would_have_made_it() {
@@ -19,7 +20,7 @@ fn a_system_call_is_what_the_cpu_would_have_made_it() {
     fake.switch(WRITER);
     assert_eq!(fake.sce(), 0, "an address space that was not seen before is trapped");
     fake.cpu.regs = kvm_regs { rax: GETPID, rbx: 7, ..Default::default() };
-    fake.invalid_opcode(&SYSCALL);
+    fake.invalid_opcode(&[0x0f, 0x05]);
     let regs = fake.cpu.regs;
     assert_eq!((regs.rip, regs.rsp), (LSTAR, USER_STACK));
     assert_eq!((regs.rcx, regs.r11), (USER_CODE + 2, USER_FLAGS | RF));
@@ -82,7 +83,7 @@ fn a_bystanders_call_costs_one_stop_and_then_none() {
     let mut fake = Fake::armed();
     fake.switch(BYSTANDER);
     fake.cpu.regs.rax = WRITE;
-    fake.invalid_opcode(&SYSCALL);
+    fake.invalid_opcode(&[0x0f, 0x05]);
     assert_eq!((fake.sce(), fake.report().identified), (1, 1));
     assert_eq!(fake.cpu.regs.r11 & RF, RF, "its first call was trapped, so it must return by IRET");
     fake.switch(WRITER);
@@ -106,7 +107,7 @@ fn the_frame_of_a_page_directory_is_no_identity() {
     // The same page directory, but another address space.
     fake.switch(FakeProcess { ctx_id: 77, ..WRITER });
     fake.cpu.regs.rax = GETPID;
-    fake.invalid_opcode(&SYSCALL);
+    fake.invalid_opcode(&[0x0f, 0x05]);
     assert_eq!(fake.report().processes.len(), 2);
 }
 
@@ -149,7 +150,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (0..4usize).prop_map(Step::Switch),
-        prop_oneof![Just(WRITE), Just(GETPID), Just(231), Just(59), Just(3), any::<u64>()]
+        prop_oneof![Just(WRITE), Just(GETPID), Just(EXIT_GROUP), Just(59), Just(3), any::<u64>()]
             .prop_map(Step::Call),
         (any::<i64>(), any::<bool>()).prop_map(|(result, signalled)| Step::Return { result, signalled }),
         Just(Step::Ud2),
@@ -165,6 +166,7 @@ proptest! {
         let all = [OLD, BYSTANDER, WRITER, FakeProcess { ctx_id: 99, ..WRITER }];
         let mut current = OLD;
         let mut identified = vec![OLD.ctx_id];
+        let mut ended = Vec::new();
         for step in steps {
             match step {
                 Step::Switch(to) => {
@@ -176,6 +178,9 @@ proptest! {
                     fake.call(number, [3, USER_BUFFER, 4096]);
                     prop_assert_eq!((fake.cpu.regs.rip, fake.cpu.regs.r11 & RF), (LSTAR, RF));
                     identified.push(current.ctx_id);
+                    if number == EXIT_GROUP && current.executable == "writer" {
+                        ended.push(current.ctx_id);
+                    }
                 }
                 Step::Return { result, signalled } if fake.returns_armed() && fake.outstanding() => {
                     fake.returns(result, if signalled { 0x40_0000 } else { USER_CODE + 2 });
@@ -187,8 +192,9 @@ proptest! {
                 }
                 _ => {}
             }
-            let monitored = identified.contains(&current.ctx_id) && current.executable == "writer";
-            let bystander = identified.contains(&current.ctx_id) && !monitored;
+            let known = identified.contains(&current.ctx_id);
+            let monitored = known && current.executable == "writer" && !ended.contains(&current.ctx_id);
+            let bystander = known && !monitored;
             prop_assert_eq!(fake.sce(), u64::from(bystander));
             prop_assert!(!fake.returns_armed() || monitored, "a bystander would be stopped");
             prop_assert!(fake.returns_armed() || !monitored || !fake.outstanding(), "a return would be missed");
@@ -204,8 +210,34 @@ fn hostile_structures_do_not_stop_the_guest() {
     // The current task points to nowhere.
     fake.memory.write_obj(0xffff_8888_0000_0000u64, GuestAddress(Fake::physical(PER_CPU + CURRENT))).unwrap();
     fake.cpu.regs.rax = WRITE;
-    fake.invalid_opcode(&SYSCALL);
+    fake.invalid_opcode(&[0x0f, 0x05]);
     assert_eq!(fake.cpu.regs.rip, LSTAR, "the call goes on");
     assert!(fake.report().problem.unwrap().contains("not mapped"));
-    let _: &MockCpu = &fake.cpu;
+    assert_eq!(fake.sce(), 1, "and no other one is trapped");
+}
+
+#[test]
+fn a_switch_that_cannot_be_read_leaves_nobody_trapped() {
+    let mut fake = Fake::armed();
+    fake.switch(WRITER);
+    fake.call(WRITE, [3, USER_BUFFER, 4096]);
+    // A page directory without the kernel in it.
+    fake.switch(FakeProcess { cr3: 0xe_0000, ..BYSTANDER });
+    assert_eq!((fake.sce(), fake.returns_armed()), (1, false));
+    assert!(fake.report().problem.unwrap().contains("not mapped"));
+    fake.switch(WRITER);
+    assert_eq!((fake.sce(), fake.returns_armed()), (0, true));
+}
+
+#[test]
+fn a_child_of_vfork_does_not_end_its_parent() {
+    let mut fake = Fake::armed();
+    fake.switch(WRITER);
+    fake.call(WRITE, [3, USER_BUFFER, 4096]);
+    fake.set_pid(WRITER, 4243);
+    fake.call(EXIT_GROUP, [127, 0, 0]);
+    assert_eq!((fake.sce(), fake.outstanding()), (0, true));
+    fake.set_pid(WRITER, 4242);
+    fake.call(EXIT_GROUP, [0; 3]);
+    assert_eq!((fake.sce(), fake.outstanding(), fake.report().unreturned), (1, false, 1));
 }
