@@ -49,6 +49,12 @@ fn run(options: &Run) -> Result<Outcome> {
     if !report.usable {
         return Err(Error::Unusable(Box::new(report)));
     }
+    if config.monitor.is_some()
+        && let Some(test) = report.obstacle_to_monitoring()
+    {
+        let message = format!("--monitor does not work on this /dev/kvm: {}: {}", test.name, test.detail);
+        return Err(Error::Extension(message.into()));
+    }
     // Before the run: after it, a mistake in the path would cost the counters.
     let stats = match &config.stats {
         Some(path) => {

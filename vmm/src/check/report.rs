@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{DEBUG, INTERRUPTS, LONG_MODE, PORT, SYSCALL, SYSCALL_TRAP};
+use super::{DEBUG, INTERRUPTS, LONG_MODE, MSR_FILTER, PORT, SYNC_REGS, SYSCALL, SYSCALL_TRAP};
 
 pub(super) const DEVICE: &str = "/dev/kvm";
 
@@ -89,8 +89,8 @@ impl Report {
                 [first, others @ ..] => {
                     let others: Vec<_> = others.iter().map(ToString::to_string).collect();
                     format!(
-                        "guests can run here; system calls are trapped with {first} (default) or {}",
-                        others.join(" or ")
+                        "guests can run here; system calls are trapped with {first} ({} would work, too)",
+                        others.join(" and ")
                     )
                 }
             }
@@ -101,10 +101,12 @@ impl Report {
         Self { usable, tests, mechanisms, advice }
     }
 
-    /// The mechanism to use unless the user asks for another.
+    /// The test that stands in the way of `--monitor`, if one does: system calls must trap, ports must stop the guest,
+    /// and EFER must be hidden from it.
     #[must_use]
-    pub fn default_mechanism(&self) -> Option<Mechanism> {
-        self.mechanisms.first().copied()
+    pub fn obstacle_to_monitoring(&self) -> Option<&TestResult> {
+        let needed = [SYSCALL_TRAP, PORT, MSR_FILTER, SYNC_REGS];
+        self.tests.iter().find(|test| !test.passed && needed.iter().any(|needed| needed.name == test.name))
     }
 }
 
@@ -122,7 +124,6 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{MSR_FILTER, SYNC_REGS};
 
     fn report(failing: &[&str]) -> Report {
         let names = [LONG_MODE, INTERRUPTS, SYSCALL, SYSCALL_TRAP, PORT, DEBUG, MSR_FILTER, SYNC_REGS];
@@ -143,7 +144,7 @@ mod tests {
         let report = report(&[]);
         assert!(report.usable);
         assert_eq!(report.mechanisms, [Mechanism::Port, Mechanism::Debug]);
-        assert_eq!(report.default_mechanism(), Some(Mechanism::Port));
+        assert_eq!(report.obstacle_to_monitoring(), None);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["mechanisms"], serde_json::json!(["port", "debug"]));
         assert_eq!(json["tests"][0]["passed"], true);
@@ -170,6 +171,16 @@ mod tests {
     fn guests_without_traps_are_not_enough() {
         assert!(!report(&[SYSCALL_TRAP.name]).usable);
         assert!(!report(&[PORT.name, DEBUG.name]).usable);
+    }
+
+    #[test]
+    fn monitoring_needs_more_than_guests_do() {
+        for test in [PORT, MSR_FILTER, SYNC_REGS] {
+            let report = report(&[test.name]);
+            assert!(report.usable);
+            assert_eq!(report.obstacle_to_monitoring().unwrap().name, test.name);
+        }
+        assert_eq!(report(&[DEBUG.name]).obstacle_to_monitoring(), None);
     }
 
     #[test]
