@@ -59,45 +59,7 @@ impl RunStats {
 pub struct DiskStats {
     /// File of the disk.
     pub path: String,
-    /// Reads that succeeded.
-    pub reads: u64,
-    /// Writes that succeeded.
-    pub writes: u64,
-    /// Flushes that succeeded.
-    pub flushes: u64,
-    /// Discards that succeeded.
-    pub discards: u64,
-    /// Write-zeroes requests that succeeded.
-    pub write_zeroes: u64,
-    /// Requests that did not succeed.
-    pub errors: u64,
-    /// Bytes read.
-    pub bytes_read: u64,
-    /// Bytes written.
-    pub bytes_written: u64,
-    /// Written blocks that nobody knew.
-    pub unknown_blocks: u64,
-    /// Written blocks that were metadata.
-    pub metadata_blocks: u64,
-    /// Written blocks that were data.
-    pub data_blocks: u64,
-}
-
-impl DiskStats {
-    pub(crate) fn new(path: &str, stats: StatsSnapshot) -> Self {
-        Self {
-            path: path.to_owned(),
-            reads: stats.reads,
-            writes: stats.writes,
-            flushes: stats.flushes,
-            discards: stats.discards,
-            write_zeroes: stats.write_zeroes,
-            errors: stats.errors,
-            bytes_read: stats.bytes_read,
-            bytes_written: stats.bytes_written,
-            unknown_blocks: stats.unknown_blocks,
-            metadata_blocks: stats.metadata_blocks,
-            data_blocks: stats.data_blocks,
-        }
-    }
+    /// What its device counted.
+    #[serde(flatten)]
+    pub counters: StatsSnapshot,
 }

@@ -188,8 +188,11 @@ impl Machine {
     }
 
     fn stats(&self, reason: &ExitReason, elapsed: Duration, vcpus: Vec<Tally>) -> RunStats {
-        let disks =
-            self.disks.iter().map(|(disk, stats)| DiskStats::new(&disk.path, stats.snapshot())).collect();
+        let disks = self
+            .disks
+            .iter()
+            .map(|(disk, stats)| DiskStats { path: disk.path.clone(), counters: stats.snapshot() })
+            .collect();
         RunStats::new(reason, elapsed, vcpus, disks, self.extension.statistics())
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
+
 use crate::io_class::{IoClass, IoTag};
 
 /// Counters since the device was created; a reset of the device does not clear them. Each is exact, but a reader sees
@@ -22,7 +24,7 @@ pub struct Stats {
 }
 
 /// The values of [`Stats`] at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct StatsSnapshot {
     /// Reads that succeeded.
     pub reads: u64,
