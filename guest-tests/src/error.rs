@@ -68,6 +68,12 @@ pub enum Error {
         /// The last lines of its console.
         console: String,
     },
+    /// A guest in the lab died of what may be the lab's fault.
+    #[error("the lab {problem}")]
+    GuestDied {
+        /// What happened.
+        problem: String,
+    },
     /// The lab cannot do what was asked.
     #[error("the lab {problem}{}", indented(console))]
     Lab {
