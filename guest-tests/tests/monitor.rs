@@ -140,6 +140,28 @@ fn results_are_the_same_without_traps() {
     });
 }
 
+#[test]
+fn files_that_inherit_an_inode_are_told_apart() {
+    e2e("files_that_inherit_an_inode_are_told_apart", || {
+        let watched = Watched::new(Flavour::Cloud61);
+        let script = "mount -t ext4 /dev/vda /mnt; mkdir /mnt/a
+            writer /mnt/a 1 2 4; set -- $(ls -i /mnt/a/w1.dat); echo FIRST=$1
+            rm /mnt/a/*; mv /mnt/a /mnt/b
+            writer /mnt/b 2 2 4; set -- $(ls -i /mnt/b/w1.dat); echo SECOND=$1
+            umount /mnt";
+        let (finished, report) = watched.run(Some("writer"), "", script);
+        assert_eq!(
+            finished.marker("FIRST").unwrap(),
+            finished.marker("SECOND").unwrap(),
+            "an inode is used again"
+        );
+        let files = report["files"].as_array().unwrap();
+        let paths: Vec<&Value> = files.iter().map(|file| &file["path"]).collect();
+        assert_eq!(paths, ["/mnt/a/w0.dat", "/mnt/a/w1.dat", "/mnt/b/w0.dat", "/mnt/b/w1.dat"]);
+        assert!(files.iter().all(|file| file["matched"] == 4), "{files:?}");
+    });
+}
+
 /// With isolation the kernel is entered on page tables of its own.
 fn with_isolation(flavour: Flavour) {
     let script = format!("{WRITE}\necho ISOLATED=$(grep -cw pti /proc/cpuinfo)");

@@ -43,11 +43,18 @@ pub struct TrackerCounts {
     pub absent_blocks: u64,
 }
 
+/// A file that was seen, and by what name.
+#[derive(Clone, Debug)]
+struct Known {
+    id: FileId,
+    path: String,
+}
+
 /// The tracker.
 #[derive(Debug)]
 pub struct Tracker {
     index: Arc<BlockIndex>,
-    files: HashMap<(u32, u64), FileId>,
+    files: HashMap<(u32, u64), Known>,
     counts: TrackerCounts,
 }
 
@@ -72,6 +79,15 @@ impl Tracker {
                 view.read_string(Gva(path), PATH_MAX).unwrap_or_default()
             }
             _ => String::new(),
+        }
+    }
+
+    /// A thread has opened `fd`. Inode numbers are used again: a file that has another path by now is another file.
+    pub fn opened(&mut self, view: &View<'_>, linux: &Linux, task: Gva, fd: u32) {
+        let Ok(Some(file)) = linux.open_file(view, task, fd) else { return };
+        let Some(known) = self.files.get(&file.identity) else { return };
+        if linux.path(view, &file).is_ok_and(|path| path != known.path) {
+            self.files.remove(&file.identity);
         }
     }
 
@@ -152,13 +168,13 @@ impl Tracker {
     }
 
     fn file(&mut self, view: &View<'_>, linux: &Linux, file: &OpenFile) -> FileId {
-        if let Some(&id) = self.files.get(&file.identity) {
-            return id;
+        if let Some(known) = self.files.get(&file.identity) {
+            return known.id;
         }
         let path = linux.path(view, file).unwrap_or_else(|_| format!("(inode {})", file.identity.1));
         let id = self.index.add_file(&path);
         if self.files.len() < MAX_FILES {
-            self.files.insert(file.identity, id);
+            self.files.insert(file.identity, Known { id, path });
         }
         id
     }

@@ -247,6 +247,11 @@ impl Armed {
             counts.returned(&pending.call);
             if let Some(note) = pending.note {
                 self.tracker.returned(&view, *note, result);
+            } else if let Syscall::Open { .. } | Syscall::Openat { .. } = pending.call
+                && let Some(fd) = result.and_then(|result| u32::try_from(result).ok())
+            {
+                let task = self.linux.current(&view, self.per_cpu)?;
+                self.tracker.opened(&view, &self.linux, task, fd);
             }
         }
         Ok(())

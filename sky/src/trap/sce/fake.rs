@@ -232,6 +232,11 @@ impl Fake {
         self.put(exe_name, format!("{}\0", process.executable).as_bytes());
     }
 
+    /// File 3 of `process` has another name.
+    pub(super) fn set_file_name(&mut self, process: FakeProcess, name: &[u8]) {
+        self.put(OBJECTS + process.object * 0x1000 + 0x480, name);
+    }
+
     /// The task that runs in `process` has another process id.
     pub(super) fn set_pid(&mut self, process: FakeProcess, pid: u64) {
         self.word(OBJECTS + process.object * 0x1000 + 0x30, pid);

@@ -13,6 +13,7 @@ use crate::trap::EFER;
 const WRITE: u64 = 1;
 const GETPID: u64 = 39;
 const EXIT_GROUP: u64 = 231;
+const OPENAT: u64 = 257;
 
 #[test]
 fn a_system_call_is_what_the_cpu_would_have_made_it() {
@@ -66,6 +67,29 @@ fn a_write_is_followed_to_its_block_on_the_disk() {
     );
     let report = fake.report();
     assert_eq!((report.calls["write"].entered, report.calls["write"].returned), (1, 1));
+}
+
+#[test]
+fn an_inode_that_is_used_again_is_another_file() {
+    let mut fake = Fake::armed();
+    fake.switch(WRITER);
+    let write = |fake: &mut Fake, content: u8| {
+        fake.put(USER_BUFFER, &[content; 4096]);
+        fake.call(WRITE, [3, USER_BUFFER, 4096]);
+        fake.returns(4096, USER_CODE + 2);
+    };
+    write(&mut fake, 1);
+    fake.set_file_name(WRITER, b"b.bin\0");
+    write(&mut fake, 2);
+    fake.call(OPENAT, [0; 3]);
+    fake.returns(-2, USER_CODE + 2);
+    write(&mut fake, 3);
+    fake.call(OPENAT, [0; 3]);
+    fake.returns(3, USER_CODE + 2);
+    write(&mut fake, 4);
+    let files = fake.report().files;
+    let seen: Vec<(&str, u64)> = files.iter().map(|file| (file.path.as_str(), file.writes)).collect();
+    assert_eq!(seen, [("/a.bin", 3), ("/b.bin", 1)]);
 }
 
 #[test]
