@@ -100,12 +100,14 @@ fn disks_that_are_in_use() {
         let disk = Disk::blank(scratch.path("disk.img"), 8).unwrap();
         let initramfs = scratch.path("waiting");
         guest_tests::guest::initramfs(&kernel, "sleep 10", &initramfs).unwrap();
-        let first = GuestRun::new(&kernel.bzimage(), &initramfs).disk(&disk);
+        let first = GuestRun::new(&kernel.bzimage(), &initramfs).disk(&disk).beside_another();
+        let _turn = guest_tests::guest::turn().unwrap();
         std::thread::scope(|scope| {
             let first = scope.spawn(|| first.run().unwrap().ok().unwrap());
             // The disk is opened before the guest starts, which takes far longer than this.
             std::thread::sleep(std::time::Duration::from_secs(3));
-            refused(valid(&kernel, &scratch).disk(&disk), ERROR, &["disk.img", "another instance"]);
+            let second = valid(&kernel, &scratch).disk(&disk).beside_another();
+            refused(second, ERROR, &["disk.img", "another instance"]);
             first.join().unwrap();
         });
     });

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use guest_tests::disk::Disk;
-use guest_tests::guest::{CMDLINE, GuestRun, Scratch};
+use guest_tests::guest::{self, CMDLINE, GuestRun, Scratch};
 use guest_tests::packages::{Flavour, Kernel};
 use guest_tests::{e2e, programs};
 
@@ -50,6 +50,7 @@ fn signals_end_a_run_and_leave_the_disk_whole() {
             let script =
                 "yes sky | dd of=/dev/vda bs=4096 count=1024 oflag=direct iflag=fullblock 2>/dev/null
                 echo WRITTEN; while true; do :; done";
+            let _turn = guest::turn().unwrap();
             let mut child = start(&scratch, script, disk.path());
             wait_for(&mut BufReader::new(child.stdout.take().unwrap()), "WRITTEN");
             let pid = i32::try_from(child.id()).unwrap();
@@ -73,6 +74,7 @@ fn the_console_works_both_ways() {
         let scratch = Scratch::new().unwrap();
         let disk = Disk::blank(scratch.path("disk.img"), 16).unwrap();
         let script = "echo READY; while read line; do echo \"GOT $line\"; [ \"$line\" = end ] && break; done";
+        let _turn = guest::turn().unwrap();
         let mut child = start(&scratch, script, disk.path());
         let mut input = child.stdin.take().unwrap();
         let mut console = BufReader::new(child.stdout.take().unwrap());
