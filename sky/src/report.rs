@@ -59,13 +59,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// System calls that were trapped, those of new processes included.
-    #[must_use]
-    pub fn trapped_calls(&self) -> u64 {
-        self.stops.calls
-    }
-
-    /// Exits of the virtual CPU for each trapped call: KVM's own for #UD, and those that came to Sky.
+    /// Exits of the virtual CPU for each trapped call, those of new processes included: one for #UD, which KVM handles
+    /// by itself and Sky does not see, and those that came to Sky. `cargo results boot` has KVM's own count.
     #[must_use]
     pub fn exits_per_call(&self) -> Option<f64> {
         let stops = self.stops;
