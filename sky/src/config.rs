@@ -2,12 +2,17 @@
 //!
 //! ```toml
 //! [[process]]
-//! executable = "writer"      # file name of the executable, without folders
+//! executable = "writer"      # pattern for the file name of the executable, or with a slash for its path
+//! command = "* --fast *"     # pattern for the command line
+//! parent = "sh"              # pattern for the executable of the parent, or its process id
+//! pid = 42                   # process id
+//! children = true            # also all that it starts
 //!
 //! [trap]
-//! mechanism = "port"         # the way to stop the guest
+//! engine = "sce"             # system calls fault ("sce"), or are entered elsewhere ("entry")
+//! mechanism = "port"         # the way to stop the guest: "port" or "debug"
 //! port = 0xe8                # an I/O port that the guest does not use
-//! returns = "decoded"        # stop at the return of the calls that are decoded, or of "all"
+//! returns = "observed"       # stop at the return of the calls that are observed, or of "all"
 //!
 //! [insight]
 //! pending_blocks = 1048576   # written blocks that are remembered until they reach the disk
@@ -17,6 +22,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::process::ProcessRule;
+use crate::trap::Engine;
 use crate::{Error, Result};
 
 /// What `--monitor` names.
@@ -32,19 +39,14 @@ pub struct Config {
     pub insight: Insight,
 }
 
-/// A process to watch.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub struct ProcessRule {
-    /// File name of the executable, without folders.
-    pub executable: String,
-}
-
 /// How system calls are trapped.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Trap {
     /// The way to stop the guest.
-    pub mechanism: Mechanism,
+    pub mechanism: MechanismChoice,
+    /// How calls are recognised.
+    pub engine: Engine,
     /// The I/O port of port traps, 0 to 255; a port that no device of the guest uses.
     pub port: u8,
     /// Which returns stop the guest.
@@ -53,26 +55,33 @@ pub struct Trap {
 
 impl Default for Trap {
     fn default() -> Self {
-        Self { mechanism: Mechanism::default(), port: 0xe8, returns: Returns::default() }
+        Self {
+            mechanism: MechanismChoice::default(),
+            engine: Engine::default(),
+            port: 0xe8,
+            returns: Returns::default(),
+        }
     }
 }
 
 /// The way to stop a guest at an address.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub enum Mechanism {
+pub enum MechanismChoice {
     /// An `out` instruction written over the guest's own.
     #[default]
     Port,
+    /// Debug registers.
+    Debug,
 }
 
 /// Which returns of system calls stop the guest.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Returns {
-    /// Those of the calls that Sky decodes; every other call costs one stop instead of two.
+    /// Those of the calls that somebody observes; every other call costs one stop instead of two.
     #[default]
-    Decoded,
+    Observed,
     /// Every one, for measurements.
     All,
 }
@@ -97,8 +106,8 @@ const ALIKE: f64 = 0.75;
 /// Every key there is, by table; the root's is empty.
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["process", "trap", "insight"]),
-    ("process", &["executable"]),
-    ("trap", &["mechanism", "port", "returns"]),
+    ("process", &["executable", "command", "parent", "pid", "children"]),
+    ("trap", &["engine", "mechanism", "port", "returns"]),
     ("insight", &["pending_blocks"]),
 ];
 
@@ -135,27 +144,11 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
-        if self.process.is_empty() {
-            return Err(config("no [[process]] to monitor"));
-        }
-        for rule in &self.process {
-            if rule.executable.is_empty() || rule.executable.contains('/') {
-                return Err(config(&format!(
-                    "process.executable = {:?}: give the file name of the executable, without folders",
-                    rule.executable
-                )));
-            }
-        }
+        self.process.iter().try_for_each(|rule| rule.compile().map(drop))?;
         if self.insight.pending_blocks == 0 || self.insight.pending_blocks > 1 << 28 {
             return Err(config("insight.pending_blocks: 1 to 268435456"));
         }
         Ok(())
-    }
-
-    /// Whether a process with this executable is to be watched.
-    #[must_use]
-    pub fn wants(&self, executable: &str) -> bool {
-        self.process.iter().any(|rule| rule.executable == executable)
     }
 }
 
@@ -202,17 +195,19 @@ mod tests {
     fn the_smallest_file_takes_every_default() {
         let config = Config::parse("[[process]]\nexecutable = 'writer'").unwrap();
         assert_eq!(config.trap, Trap::default());
-        assert!(config.wants("writer") && !config.wants("write") && !config.wants("/bin/writer"));
+        assert_eq!(config.process, [ProcessRule::executable("writer")]);
     }
 
     #[test]
     fn every_key_can_be_set() {
-        let text = "[[process]]\nexecutable='a'\n[[process]]\nexecutable='b'\n[trap]\nmechanism='port'\nport=0xb2\n\
-                    returns='all'\n[insight]\npending_blocks=7";
+        let text = "[[process]]\nexecutable='a'\nparent=3\n[[process]]\npid=5\ncommand='x *'\nchildren=true\n\
+                    [trap]\nengine='entry'\nmechanism='debug'\nport=0xb2\nreturns='all'\n[insight]\npending_blocks=7";
         let config = Config::parse(text).unwrap();
         assert_eq!((config.trap.port, config.trap.returns), (0xb2, Returns::All));
+        assert_eq!((config.trap.engine, config.trap.mechanism), (Engine::Entry, MechanismChoice::Debug));
         assert_eq!(config.insight.pending_blocks, 7);
-        assert!(config.wants("a") && config.wants("b"));
+        assert_eq!(config.process[0].parent, Some(crate::process::Parent::Pid(3)));
+        assert_eq!((config.process[1].pid, config.process[1].children), (Some(5), true));
     }
 
     #[test]
@@ -229,9 +224,8 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for text in [
             "",
-            "process = []",
             "[[process]]\nexecutable = ''",
-            "[[process]]\nexecutable = '/usr/bin/x'",
+            "[[process]]\nchildren = true",
             "[[process]]\nexecutable = 'x'\n[trap]\nport = 256",
             "[[process]]\nexecutable = 'x'\n[trap]\nmechanism = 'hope'",
             "[[process]]\nexecutable = 'x'\n[insight]\npending_blocks = 0",

@@ -34,6 +34,15 @@ pub enum Error {
         /// Its answer.
         source: kvm_ioctls::Error,
     },
+    /// No virtual machine was attached.
+    #[error("no virtual machine is attached")]
+    NotAttached,
+    /// No traps are set: the guest has not booted yet, or it cannot be watched.
+    #[error("no traps are set in the guest")]
+    NotArmed,
+    /// No virtual CPU came by in time, or none ever stood at a good place.
+    #[error("the guest did not come to a stop in time")]
+    Busy,
     /// The monitoring configuration is wrong.
     #[error("{0}")]
     Config(String),

@@ -3,31 +3,38 @@
 //! A virtual machine monitor built on rust-vmm embeds it with a handful of calls:
 //!
 //! ```text
-//!   Config::load(FILE)             which processes
-//!   Sky::new(config)               one per virtual machine
-//!   sky.classifier()               for the disks: what does this block mean?
-//!   sky.hide(&vm)                  before the guest runs
-//!   sky.vcpu(memory)               the virtual CPU's part, lives on its thread
-//!     vcpu.arm_if_asked(..)        after each exit; Sky::arm asks, when the disk driver is ready
-//!     vcpu.port_exit(..)           on KVM_EXIT_IO of Sky's port
-//!     vcpu.rdmsr(..), wrmsr(..)    on KVM_EXIT_X86_RDMSR, WRMSR
-//!   sky.report()                   what was seen
+//!   Config::load(FILE)                  which processes, how
+//!   Sky::with_observers(config, ..)     one per virtual machine; who wants to know of which calls
+//!   sky.attach(&vm, memory, n, kick)    before the guest runs
+//!   sky.classifier()                    for the disks: what does this block mean?
+//!   sky.arm()                           when the guest has booted: its disk driver is ready
+//!   sky.vcpu(index)                     the virtual CPU's part, lives on its thread
+//!     vcpu.before_run(..)               before every KVM_RUN
+//!     vcpu.port_exit(..), debug_exit(..)   on KVM_EXIT_IO of Sky's port, on KVM_EXIT_DEBUG
+//!     vcpu.rdmsr(..), wrmsr(..)         on KVM_EXIT_X86_RDMSR, WRMSR
+//!   sky.add(..), remove(..), list()     while the guest runs
+//!   sky.report()                        what was seen
 //! ```
 //!
 //! From the bottom up: [`guest`] reads a stopped guest, [`trap`] stops it at its system calls, [`process`] knows
-//! whose calls they are, [`insight`] turns them into the meaning of disk blocks. The idea is that of *Improving
-//! Virtualized Storage Performance with Sky* (Arulraj, Arpaci-Dusseau, Arpaci-Dusseau; VEE '17).
+//! whose calls they are, [`syscall`] what they are, [`observer`] tells whoever wants to know, who may ask more with
+//! [`call`], and [`insight`] turns them into the meaning of disk blocks. The idea is that of *Improving Virtualized
+//! Storage Performance with Sky* (Arulraj, Arpaci-Dusseau, Arpaci-Dusseau; VEE '17).
 
+pub mod call;
 pub mod config;
 mod error;
 pub mod guest;
 pub mod insight;
+pub mod observer;
 pub mod process;
 mod report;
 mod sky;
+pub mod syscall;
 pub mod trap;
 
 pub use config::Config;
 pub use error::{Error, Result};
 pub use report::{CallCount, Report, Stops};
-pub use sky::Sky;
+pub use sky::{ListedProcess, Listing, Sky};
+pub use trap::engine::{Removal, Vcpu};

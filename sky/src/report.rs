@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::insight::{BlockCounts, FileSummary, TrackerCounts};
+use crate::trap::engine::InsightCounts;
 
 /// Stops of the guest, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -14,10 +15,12 @@ pub struct Stops {
     pub calls: u64,
     /// At the handler for invalid opcodes, for an opcode that is invalid.
     pub invalid_opcodes: u64,
-    /// Behind the system-call dispatcher.
+    /// Behind the system-call dispatcher, insight-calls among them.
     pub returns: u64,
     /// At a write of CR3.
     pub switches: u64,
+    /// For debug exceptions of the guest's own, which were given back.
+    pub debug_exceptions: u64,
 }
 
 /// One system call of the monitored processes.
@@ -36,16 +39,28 @@ pub struct Report {
     pub armed: bool,
     /// Why not, or what went wrong later.
     pub problem: Option<String>,
-    /// The mechanism in use.
+    /// The mechanism in use: `port` or `debug`.
     pub mechanism: String,
+    /// The engine in use: `sce` or `entry`.
+    pub engine: String,
     /// Monitored processes: executable and process id.
     pub processes: Vec<(String, u32)>,
-    /// Processes of a monitored name that ran before traps were set, and are not monitored.
-    pub too_early: u64,
+    /// Processes that ran already when monitoring them began.
+    pub attached: u64,
     /// System calls by name.
     pub calls: BTreeMap<String, CallCount>,
     /// Calls that ended some other way than by a return that was seen, execve and exit among them.
     pub unreturned: u64,
+    /// Calls that have not returned yet.
+    pub outstanding: u64,
+    /// Calls on their way when their process was left alone.
+    pub detached_calls: u64,
+    /// 32-bit calls by SYSCALL, which are not decoded.
+    pub compat_calls: u64,
+    /// Calls whose instruction was gone when it was looked at, and that the guest made again.
+    pub refetched: u64,
+    /// Insight-calls.
+    pub insight: InsightCounts,
     /// Calls of processes that were new and turned out to be of no interest: one each.
     pub identified: u64,
     /// Stops of the guest.
@@ -86,8 +101,8 @@ impl fmt::Display for Report {
             "sky: monitored {}",
             if names.is_empty() { "no process".into() } else { names.join(", ") }
         )?;
-        if self.too_early > 0 {
-            writeln!(f, "sky: {} process(es) of that name ran already and were left alone", self.too_early)?;
+        if self.attached > 0 {
+            writeln!(f, "sky: {} of them ran already when monitoring them began", self.attached)?;
         }
         writeln!(f, "\n{:<16} {:>10} {:>10}", "system call", "entered", "returned")?;
         for (name, count) in &self.calls {

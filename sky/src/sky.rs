@@ -1,32 +1,82 @@
 //! One virtual machine under Sky.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::VmFd;
+use serde::Serialize;
 use sky_devices::io_class::Classifier;
 use vm_memory::GuestMemoryMmap;
 
-use crate::insight::BlockIndex;
-use crate::trap;
-use crate::trap::sce::Sce;
-use crate::{Config, Report, Result};
+use crate::insight::{BlockIndex, Tracker};
+use crate::observer::Observer;
+use crate::process::ProcessRule;
+use crate::trap::engine::{self, Armed, Position, Removal, Vcpu};
+use crate::trap::rendezvous::{Kick, Rendezvous};
+use crate::trap::{self, Cpu};
+use crate::{Config, Error, Report, Result};
+
+/// How long a request waits for the guest: its virtual CPUs may be busy elsewhere, or not run at all.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How soon a job is tried again that found a virtual CPU at a bad place.
+const AGAIN: Duration = Duration::from_millis(1);
 
 /// Sky for one virtual machine.
-#[derive(Debug)]
 pub struct Sky {
     config: Config,
     index: Arc<BlockIndex>,
-    asked: AtomicBool,
-    report: Mutex<Report>,
+    tracker: Arc<Tracker>,
+    observers: Vec<Arc<dyn Observer>>,
+    machine: OnceLock<Arc<Machine>>,
+}
+
+impl std::fmt::Debug for Sky {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sky").field("config", &self.config).field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+/// What is watched, and how.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listing {
+    /// The rules, by number.
+    pub rules: Vec<(u64, ProcessRule)>,
+    /// The processes that are monitored now.
+    pub processes: Vec<ListedProcess>,
+    /// Calls of theirs that have not returned.
+    pub outstanding: usize,
+}
+
+/// A monitored process.
+#[derive(Clone, Debug, Serialize)]
+pub struct ListedProcess {
+    /// Process id in the initial namespace.
+    pub pid: u32,
+    /// File name of its executable.
+    pub executable: String,
+    /// The rule that chose it.
+    pub rule: u64,
 }
 
 impl Sky {
     /// Watches what `config` names.
     #[must_use]
     pub fn new(config: Config) -> Arc<Self> {
+        Self::with_observers(config, Vec::new())
+    }
+
+    /// Also tells `observers` of the calls that they want; at most 31.
+    #[must_use]
+    pub fn with_observers(config: Config, observers: Vec<Arc<dyn Observer>>) -> Arc<Self> {
         let index = Arc::new(BlockIndex::new(config.insight.pending_blocks));
-        Arc::new(Self { config, index, asked: AtomicBool::new(false), report: Mutex::new(Report::default()) })
+        let tracker = Arc::new(Tracker::new(Arc::clone(&index)));
+        let mut all: Vec<Arc<dyn Observer>> = vec![Arc::clone(&tracker) as Arc<dyn Observer>];
+        all.extend(observers.into_iter().take(31));
+        Arc::new(Self { config, index, tracker, observers: all, machine: OnceLock::new() })
     }
 
     /// Knows which blocks of the guest's disks are data of monitored processes.
@@ -35,47 +85,316 @@ impl Sky {
         Arc::clone(&self.index) as Arc<dyn Classifier>
     }
 
-    /// Hides from the guest what Sky does to EFER. Called once, before the guest runs.
+    /// Takes up a virtual machine, before it runs: its VM, its memory, how many virtual CPUs it has, and how to get
+    /// all of their threads out of `KVM_RUN`. Hides from the guest what Sky does to its registers.
     ///
     /// # Errors
-    /// [`Error::Kvm`](crate::Error::Kvm) on a KVM without MSR filters.
-    pub fn hide(&self, vm: &VmFd) -> Result<()> {
-        trap::hide(vm)
+    /// [`Error::Kvm`] on a KVM without MSR filters.
+    pub fn attach(&self, vm: &VmFd, memory: GuestMemoryMmap, vcpus: u32, kick: Kick) -> Result<()> {
+        trap::hide(vm)?;
+        self.take_up(memory, vcpus, kick);
+        Ok(())
     }
 
-    /// Asks the virtual CPU to set its traps at its next exit: the guest has booted, its text is final. The moment
-    /// that the guest's disk driver is ready is a good one.
+    pub(crate) fn take_up(&self, memory: GuestMemoryMmap, vcpus: u32, kick: Kick) {
+        // One machine each: the first stays.
+        let _ = self.machine.set(Arc::new(Machine::new(memory, vcpus, kick)));
+    }
+
+    /// Sky's part of virtual CPU `index`; lives on its thread. The virtual CPU itself is
+    /// [prepared](crate::trap::KvmCpu::prepare) before it runs.
+    ///
+    /// # Errors
+    /// [`Error::NotAttached`].
+    pub fn vcpu(self: &Arc<Self>, index: u32) -> Result<Vcpu> {
+        let machine = self.machine.get().ok_or(Error::NotAttached)?;
+        Ok(Vcpu::new(Arc::clone(self), Arc::clone(machine), index))
+    }
+
+    /// Asks for the traps: the next virtual CPU that comes by sets them. The guest's text has to be final, which the
+    /// moment at which its disk driver is ready tells.
     pub fn arm(&self) {
-        self.asked.store(true, Ordering::Release);
+        if let Some(machine) = self.machine.get()
+            && !machine.asked.swap(true, Ordering::Relaxed)
+        {
+            machine.post(Box::new(Vcpu::arm));
+        }
     }
 
-    /// Takes up the one virtual CPU of a guest with this memory; the result lives on its thread. The virtual CPU
-    /// itself is [prepared](crate::trap::KvmCpu::prepare) before it runs.
-    #[must_use]
-    pub fn vcpu(self: &Arc<Self>, memory: GuestMemoryMmap) -> Sce {
-        Sce::new(Arc::clone(self), memory)
+    /// Also monitors what a rule names, from now on: what runs already as well as what will. Gives the rule's number.
+    ///
+    /// To be called from a thread that is not a virtual CPU's, as everything here that changes what is monitored.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a rule without sense; [`Error::NotArmed`]; [`Error::Busy`] when no virtual CPU came by.
+    pub fn add(&self, rule: &ProcessRule) -> Result<u64> {
+        let rule = rule.compile()?;
+        let mut rule = Some(rule);
+        let number = self.ask(move |vcpu, _| match rule.take() {
+            Some(rule) => engine::add(vcpu, rule),
+            None => Err(Error::Busy),
+        })?;
+        self.ask_until(|vcpu, _| Ok(vcpu.attach_all() == Done::Yes))?;
+        Ok(number)
+    }
+
+    /// No longer monitors what `what` says. Gives how many processes that were.
+    ///
+    /// # Errors
+    /// [`Error::NotArmed`]; [`Error::Busy`].
+    pub fn remove(&self, what: Removal) -> Result<usize> {
+        self.ask(move |vcpu, _| engine::remove(vcpu, what))
+    }
+
+    /// Takes every trap out of the guest, which runs on. [`arm`](Self::arm) sets them again.
+    ///
+    /// # Errors
+    /// [`Error::Busy`]: something may still be on its way to a trap, which stays; nothing is monitored any more.
+    pub fn detach(&self) -> Result<()> {
+        self.ask(|vcpu, _| engine::detach(vcpu))?;
+        // Faults on their way to a handler are delivered long before.
+        sleep(Duration::from_millis(20));
+        self.ask_until(|vcpu, _| engine::clear(vcpu))?;
+        self.machine.get().ok_or(Error::NotAttached)?.asked.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What is monitored now.
+    ///
+    /// # Errors
+    /// [`Error::NotArmed`]; [`Error::Busy`].
+    pub fn list(&self) -> Result<Listing> {
+        self.ask(|vcpu, _| {
+            vcpu.sweep();
+            Ok(())
+        })?;
+        let armed = self.armed().ok_or(Error::NotArmed)?;
+        let state = armed.lock();
+        Ok(Listing {
+            rules: state.rules().iter().map(|(number, rule)| (*number, rule.source.clone())).collect(),
+            processes: state
+                .spaces()
+                .monitored()
+                .map(|(_, process)| ListedProcess {
+                    pid: process.pid,
+                    executable: process.executable.clone(),
+                    rule: process.rule,
+                })
+                .collect(),
+            outstanding: state.outstanding(),
+        })
     }
 
     /// What was seen so far.
     #[must_use]
     pub fn report(&self) -> Report {
-        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Report { files: self.index.files(), blocks: self.index.counts(), ..report }
+        let mut report = Report {
+            files: self.index.files(),
+            blocks: self.index.counts(),
+            untracked: self.tracker.counts(),
+            ..Report::default()
+        };
+        if let Some(machine) = self.machine.get() {
+            let last = machine.last();
+            if let Some(armed) = &last {
+                let state = armed.lock();
+                state.counts.fill(&mut report);
+                report.outstanding = state.outstanding() as u64;
+                report.mechanism = armed.mechanism_name().to_owned();
+                report.engine = armed.engine_name().to_owned();
+                report.armed = true;
+            }
+            report.problem = report.problem.or_else(|| machine.first_problem());
+        }
+        report
     }
 
     pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
-    pub(crate) fn index(&self) -> &Arc<BlockIndex> {
-        &self.index
+    pub(crate) fn port(&self) -> u16 {
+        u16::from(self.config.trap.port)
     }
 
-    pub(crate) fn asked(&self) -> &AtomicBool {
-        &self.asked
+    pub(crate) fn observers(&self) -> Vec<Arc<dyn Observer>> {
+        self.observers.clone()
     }
 
-    pub(crate) fn publish(&self, report: Report) {
-        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    pub(crate) fn armed(&self) -> Option<Arc<Armed>> {
+        self.machine.get()?.armed()
+    }
+
+    /// Lets a virtual CPU do something while the machine stands still, and waits for what comes of it.
+    fn ask<T: Send + 'static>(
+        &self,
+        mut work: impl FnMut(&mut Vcpu, &mut dyn Cpu) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let machine = self.machine.get().ok_or(Error::NotAttached)?;
+        let (sender, receiver) = channel();
+        machine.post(Box::new(move |vcpu, cpu| {
+            // Whoever asked may have lost patience.
+            let _ = sender.send(work(vcpu, cpu));
+            Done::Yes
+        }));
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(Error::Busy),
+        }
+    }
+
+    /// As [`ask`](Self::ask), again and again until it is done.
+    fn ask_until(&self, work: fn(&mut Vcpu, &mut dyn Cpu) -> Result<bool>) -> Result<()> {
+        let started = Instant::now();
+        while !self.ask(work)? {
+            if started.elapsed() > PATIENCE {
+                return Err(Error::Busy);
+            }
+            sleep(AGAIN);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a job is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// It is.
+    Yes,
+    /// It has to be tried again when the guest has run for a while.
+    Later,
+}
+
+/// Something that a virtual CPU's thread does while all of them stand still.
+pub(crate) type Job = Box<dyn FnMut(&mut Vcpu, &mut dyn Cpu) -> Done + Send>;
+
+/// What the virtual CPUs of one machine share.
+pub(crate) struct Machine {
+    pub(crate) memory: GuestMemoryMmap,
+    pub(crate) rendezvous: Rendezvous,
+    asked: AtomicBool,
+    /// Grows with every job and every change that all have to hear of.
+    news: AtomicU64,
+    jobs: Mutex<Jobs>,
+    /// Whether a job waits for its time.
+    later: AtomicBool,
+    armed: Mutex<Traps>,
+    positions: Mutex<Vec<Option<Position>>>,
+    problem: Mutex<Option<String>>,
+}
+
+#[derive(Default)]
+struct Jobs {
+    now: VecDeque<Job>,
+    later: Vec<(Instant, Job)>,
+}
+
+/// The traps that are set, and those that were set last.
+#[derive(Default)]
+struct Traps {
+    now: Option<Arc<Armed>>,
+    last: Option<Arc<Armed>>,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine").field("rendezvous", &self.rendezvous).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here is left half changed by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Machine {
+    fn new(memory: GuestMemoryMmap, vcpus: u32, kick: Kick) -> Self {
+        Self {
+            memory,
+            rendezvous: Rendezvous::new(vcpus, kick),
+            asked: AtomicBool::new(false),
+            news: AtomicU64::new(0),
+            jobs: Mutex::default(),
+            later: AtomicBool::new(false),
+            armed: Mutex::default(),
+            positions: Mutex::new(vec![None; usize::try_from(vcpus).unwrap_or(0)]),
+            problem: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn news(&self) -> u64 {
+        self.news.load(Ordering::Acquire)
+    }
+
+    /// Whether a job that had to wait may be due. Cheap while there is none.
+    pub(crate) fn is_due(&self) -> bool {
+        self.later.load(Ordering::Relaxed)
+            && lock(&self.jobs).later.iter().any(|(due, _)| *due <= Instant::now())
+    }
+
+    /// Something has changed that all virtual CPUs have to look at before they run again.
+    pub(crate) fn tell(&self) {
+        self.news.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn post(&self, job: Job) {
+        lock(&self.jobs).now.push_back(job);
+        self.tell();
+        self.rendezvous.kick();
+    }
+
+    pub(crate) fn postpone(&self, job: Job) {
+        lock(&self.jobs).later.push((Instant::now() + AGAIN, job));
+        self.later.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn next_job(&self) -> Option<Job> {
+        let mut jobs = lock(&self.jobs);
+        if let Some(job) = jobs.now.pop_front() {
+            return Some(job);
+        }
+        let at = jobs.later.iter().position(|(due, _)| *due <= Instant::now())?;
+        let (_, job) = jobs.later.swap_remove(at);
+        self.later.store(!jobs.later.is_empty(), Ordering::Relaxed);
+        Some(job)
+    }
+
+    pub(crate) fn armed(&self) -> Option<Arc<Armed>> {
+        lock(&self.armed).now.clone()
+    }
+
+    fn last(&self) -> Option<Arc<Armed>> {
+        lock(&self.armed).last.clone()
+    }
+
+    pub(crate) fn set_armed(&self, armed: Option<Arc<Armed>>) {
+        let mut traps = lock(&self.armed);
+        if armed.is_some() {
+            traps.last.clone_from(&armed);
+        }
+        traps.now = armed;
+        drop(traps);
+        self.tell();
+    }
+
+    /// A virtual CPU that is about to stand still says where.
+    pub(crate) fn place(&self, index: u32, position: Position) {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        if let Some(place) = lock(&self.positions).get_mut(index) {
+            *place = Some(position);
+        }
+    }
+
+    /// Where the virtual CPUs stand that have run at all.
+    pub(crate) fn positions(&self) -> Vec<Position> {
+        lock(&self.positions).iter().flatten().copied().collect()
+    }
+
+    pub(crate) fn problem(&self, error: &Error) {
+        lock(&self.problem).get_or_insert_with(|| error.to_string());
+    }
+
+    fn first_problem(&self) -> Option<String> {
+        lock(&self.problem).clone()
     }
 }

@@ -2,12 +2,13 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_bindings::kvm_debug_exit_arch;
+use kvm_ioctls::VcpuFd;
+use sky::observer::Observer;
 use sky::trap::KvmCpu;
-use sky::trap::sce::Sce;
-use sky::{Config, Report, Sky};
+use sky::{Config, Report, Sky, Vcpu};
 use sky_devices::io_class::Classifier;
 use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
 
@@ -17,16 +18,21 @@ use crate::vcpu::hook::{Extension, Handled, HookResult, Parts, VcpuHook};
 #[derive(Debug)]
 pub struct Monitor {
     sky: Arc<Sky>,
-    memory: Arc<OnceLock<GuestMemoryMmap>>,
 }
 
 impl Monitor {
+    /// Watches what `config` names, and tells `observers`.
+    #[must_use]
+    pub fn new(config: Config, observers: Vec<Arc<dyn Observer>>) -> Self {
+        Self { sky: Sky::with_observers(config, observers) }
+    }
+
     /// Reads the file behind `--monitor`.
     ///
     /// # Errors
     /// The file is missing or wrong.
     pub fn load(path: &Path) -> sky::Result<Self> {
-        Ok(Self { sky: Sky::new(Config::load(path)?), memory: Arc::default() })
+        Ok(Self::new(Config::load(path)?, Vec::new()))
     }
 
     /// What was seen so far.
@@ -34,22 +40,29 @@ impl Monitor {
     pub fn report(&self) -> Report {
         self.sky.report()
     }
+
+    /// To change what is monitored while the guest runs.
+    #[must_use]
+    pub fn sky(&self) -> &Arc<Sky> {
+        &self.sky
+    }
 }
 
 impl Extension for Monitor {
     fn attach(&self, parts: &Parts) -> HookResult<()> {
-        let vcpus = parts.kickers.len();
-        if vcpus != 1 {
-            return Err(format!("--monitor works on guests with one CPU so far, this one has {vcpus}").into());
-        }
-        // Attached once: the memory of the first machine stays.
-        let _ = self.memory.set(GuestMemoryMmap::clone(&parts.memory.memory()));
-        let vm: &VmFd = &parts.vm;
-        Ok(self.sky.hide(vm)?)
+        let memory = GuestMemoryMmap::clone(&parts.memory.memory());
+        let kickers = parts.kickers.clone();
+        let vcpus = u32::try_from(kickers.len())?;
+        Ok(self.sky.attach(
+            &parts.vm,
+            memory,
+            vcpus,
+            Box::new(move || kickers.iter().for_each(|kicker| kicker.kick())),
+        )?)
     }
 
-    fn hook(&self, _index: u32) -> Box<dyn VcpuHook> {
-        Box::new(Hook { sky: Arc::clone(&self.sky), memory: Arc::clone(&self.memory), engine: None })
+    fn hook(&self, index: u32) -> Box<dyn VcpuHook> {
+        Box::new(Hook { sky: Arc::clone(&self.sky), index, vcpu: None })
     }
 
     fn classifier(&self, _index: usize) -> Arc<dyn Classifier> {
@@ -69,44 +82,47 @@ impl Extension for Monitor {
 #[derive(Debug)]
 struct Hook {
     sky: Arc<Sky>,
-    memory: Arc<OnceLock<GuestMemoryMmap>>,
-    engine: Option<Sce>,
+    index: u32,
+    vcpu: Option<Vcpu>,
 }
 
 impl Hook {
-    fn engine(&mut self) -> HookResult<&mut Sce> {
-        self.engine
-            .as_mut()
-            .ok_or_else(|| Box::<dyn Error + Send + Sync>::from("a stop before the first run"))
+    fn vcpu(&mut self) -> HookResult<&mut Vcpu> {
+        self.vcpu.as_mut().ok_or_else(|| Box::<dyn Error + Send + Sync>::from("a stop before the first run"))
     }
 }
 
+fn handled(ours: bool) -> Handled {
+    if ours { Handled::Yes } else { Handled::No }
+}
+
 impl VcpuHook for Hook {
-    fn before_run(&mut self, vcpu: &mut VcpuFd) -> HookResult<()> {
-        let engine = match &mut self.engine {
-            Some(engine) => engine,
+    fn before_run(&mut self, fd: &mut VcpuFd) -> HookResult<()> {
+        let vcpu = match &mut self.vcpu {
+            Some(vcpu) => vcpu,
             None => {
-                let memory = self.memory.get().ok_or("Sky was not attached to a machine")?.clone();
-                KvmCpu::prepare(vcpu);
-                self.engine.insert(self.sky.vcpu(memory))
+                KvmCpu::prepare(fd);
+                self.vcpu.insert(self.sky.vcpu(self.index)?)
             }
         };
-        engine.arm_if_asked(&mut KvmCpu::new(vcpu));
-        Ok(())
+        Ok(vcpu.before_run(&mut KvmCpu::new(fd))?)
     }
 
-    fn io_out(&mut self, vcpu: &mut VcpuFd, port: u16, _value: u8) -> HookResult<Handled> {
-        let ours = self.engine()?.port_exit(&mut KvmCpu::new(vcpu), port)?;
-        Ok(if ours { Handled::Yes } else { Handled::No })
+    fn io_out(&mut self, fd: &mut VcpuFd, port: u16, _value: u8) -> HookResult<Handled> {
+        Ok(handled(self.vcpu()?.port_exit(&mut KvmCpu::new(fd), port)?))
+    }
+
+    fn debug(&mut self, fd: &mut VcpuFd, stop: &kvm_debug_exit_arch) -> HookResult<Handled> {
+        Ok(handled(self.vcpu()?.debug_exit(&mut KvmCpu::new(fd), stop)?))
     }
 
     // A value that KVM refuses is the guest's mistake: it gets the fault.
-    fn read_msr(&mut self, vcpu: &mut VcpuFd, index: u32) -> HookResult<Option<u64>> {
-        Ok(self.engine()?.rdmsr(&mut KvmCpu::new(vcpu), index).and_then(Result::ok))
+    fn read_msr(&mut self, fd: &mut VcpuFd, index: u32) -> HookResult<Option<u64>> {
+        Ok(self.vcpu()?.rdmsr(&mut KvmCpu::new(fd), index).and_then(Result::ok))
     }
 
-    fn write_msr(&mut self, vcpu: &mut VcpuFd, index: u32, value: u64) -> HookResult<Handled> {
-        let done = self.engine()?.wrmsr(&mut KvmCpu::new(vcpu), index, value);
-        Ok(if matches!(done, Some(Ok(()))) { Handled::Yes } else { Handled::No })
+    fn write_msr(&mut self, fd: &mut VcpuFd, index: u32, value: u64) -> HookResult<Handled> {
+        let done = self.vcpu()?.wrmsr(&mut KvmCpu::new(fd), index, value);
+        Ok(handled(matches!(done, Some(Ok(())))))
     }
 }

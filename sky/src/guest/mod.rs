@@ -10,6 +10,6 @@ mod paging;
 mod syscall;
 
 pub use kernel::KernelImage;
-pub use linux::{Linux, OpenFile, Process};
+pub use linux::{Linux, OpenFile, Process, Thread};
 pub use paging::{Gpa, Gva, Mapping, View};
 pub use syscall::Syscall;

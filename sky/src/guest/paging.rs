@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestM
 use crate::{Error, Result};
 
 /// An address in a guest's linear address space.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Gva(pub u64);
 
 /// An address in a guest's physical address space.
@@ -44,6 +44,7 @@ impl Gva {
 }
 
 const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
 const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -59,6 +60,8 @@ pub struct Mapping {
     pub rest: u64,
     /// Instructions may be fetched from it.
     pub executable: bool,
+    /// It may be written to. A page that several address spaces share until one writes to it may not.
+    pub writable: bool,
 }
 
 /// A guest's memory as one address space shows it.
@@ -80,6 +83,18 @@ impl<'a> View<'a> {
         let first = memory.iter().next().filter(|region| region.start_addr().0 == 0);
         let low = first.and_then(|region| region.as_volatile_slice().ok());
         Self { memory, low, root: Gpa(cr3 & FRAME), five_level }
+    }
+
+    /// The same memory under another page directory.
+    #[must_use]
+    pub fn of_directory(&self, cr3: u64) -> Self {
+        Self { root: Gpa(cr3 & FRAME), ..*self }
+    }
+
+    /// Physical address of the page directory.
+    #[must_use]
+    pub fn directory(&self) -> u64 {
+        self.root.0
     }
 
     /// The guest's physical memory.
@@ -124,24 +139,38 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`Error::NotMapped`] when an entry on the way is not present, or lies outside guest memory.
     pub fn translate(&self, gva: Gva) -> Result<Mapping> {
+        self.walk(gva).map_err(|_| Error::NotMapped(gva))
+    }
+
+    /// Whether nothing was ever at `gva`: the walk ends at an entry that is empty, not at one that says where the
+    /// page has gone.
+    #[must_use]
+    pub fn is_untouched(&self, gva: Gva) -> bool {
+        self.walk(gva) == Err(0)
+    }
+
+    /// The error is the entry that is not present, or any bit pattern but 0 for a table outside guest memory.
+    fn walk(&self, gva: Gva) -> std::result::Result<Mapping, u64> {
         let mut table = self.root.0;
         let mut executable = true;
+        let mut writable = true;
         let top = if self.five_level { 48 } else { 39 };
         let mut shift = top;
         loop {
             let index = (gva.0 >> shift) & 0x1ff;
             // `table` has its low 12 bits clear and `index * 8` is below 4096: no carry, no overflow. An entry is
             // loaded whole, as the CPU does.
-            let entry = self.load(Gpa(table | (index * 8))).ok_or(Error::NotMapped(gva))?;
+            let entry = self.load(Gpa(table | (index * 8))).ok_or(PRESENT)?;
             if entry & PRESENT == 0 {
-                return Err(Error::NotMapped(gva));
+                return Err(entry);
             }
             executable &= entry & NO_EXECUTE == 0;
+            writable &= entry & WRITABLE != 0;
             let leaf = shift == 12 || (shift <= 30 && entry & LARGE != 0);
             if leaf {
                 let inside = (1u64 << shift) - 1;
                 let gpa = Gpa((entry & FRAME & !inside) | (gva.0 & inside));
-                return Ok(Mapping { gpa, rest: inside - (gva.0 & inside) + 1, executable });
+                return Ok(Mapping { gpa, rest: inside - (gva.0 & inside) + 1, executable, writable });
             }
             table = entry & FRAME;
             shift -= 9;
@@ -260,7 +289,7 @@ mod tests {
         map_4k(&memory, 0xffff_8880_1234_5000, 3 | NO_EXECUTE);
         let view = View::new(&memory, 0x1000 | 5, false);
         let mapping = view.translate(Gva(0xffff_8880_1234_5678)).unwrap();
-        assert_eq!(mapping, Mapping { gpa: Gpa(0x7678), rest: 0x1000 - 0x678, executable: false });
+        assert_eq!(mapping, Mapping { gpa: Gpa(0x7678), rest: 0x1000 - 0x678, executable: false, writable: true });
         assert!(matches!(view.translate(Gva(0xffff_8880_1234_6000)), Err(Error::NotMapped(_))));
     }
 

@@ -7,4 +7,4 @@ mod index;
 mod tracker;
 
 pub use index::{BlockCounts, BlockIndex, FileId, FileSummary, MAX_FILES};
-pub use tracker::{Tracker, TrackerCounts, WriteNote};
+pub use tracker::{Tracker, TrackerCounts};

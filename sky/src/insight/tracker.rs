@@ -4,22 +4,29 @@
 //! itself: there is no table of descriptors that a missed call could make wrong.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sky_devices::io_class::BLOCK_SIZE;
 
 use crate::guest::{Gva, Linux, OpenFile, Syscall, View};
 use crate::insight::{BlockIndex, FileId, MAX_FILES};
+use crate::observer::{Call, CallId, CallSet, Inquiry, Observer};
+use crate::syscall::Outcome;
 
 const O_APPEND: u32 = 0o2000;
 /// What one write may transfer, `MAX_RW_COUNT` of Linux.
 const MAX_RW_COUNT: u64 = 0x7fff_f000;
 const BLOCK: u64 = BLOCK_SIZE as u64;
-const PATH_MAX: usize = 4096;
+/// More writes on their way than any guest has threads.
+const MAX_NOTES: usize = 1 << 16;
+const WRITE: u64 = 1;
+const OPEN: u64 = 2;
+const PWRITE64: u64 = 18;
+const OPENAT: u64 = 257;
 
 /// A write on its way, from entry to return.
 #[derive(Clone, Debug)]
-pub struct WriteNote {
+struct WriteNote {
     file: FileId,
     /// Where in the file it begins, in bytes.
     offset: u64,
@@ -52,38 +59,87 @@ struct Known {
 
 /// The tracker.
 #[derive(Debug)]
-pub struct Tracker {
+pub struct Tracker(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     index: Arc<BlockIndex>,
     files: HashMap<(u32, u64), Known>,
     counts: TrackerCounts,
+    /// Writes on their way.
+    notes: HashMap<CallId, WriteNote>,
 }
 
 impl Tracker {
     /// Files what it finds in `index`.
     #[must_use]
     pub fn new(index: Arc<BlockIndex>) -> Self {
-        Self { index, files: HashMap::new(), counts: TrackerCounts::default() }
+        let (files, counts, notes) = (HashMap::new(), TrackerCounts::default(), HashMap::new());
+        Self(Mutex::new(Inner { index, files, counts, notes }))
     }
 
     /// What could not be followed.
     #[must_use]
     pub fn counts(&self) -> TrackerCounts {
-        self.counts
+        self.lock().counts
     }
 
-    /// Argument of a call that names a file, for events; empty when it cannot be read.
-    #[must_use]
-    pub fn path_argument(view: &View<'_>, call: &Syscall) -> String {
-        match *call {
-            Syscall::Open { path, .. } | Syscall::Openat { path, .. } | Syscall::Execve { path } => {
-                view.read_string(Gva(path), PATH_MAX).unwrap_or_default()
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every update leaves the tables consistent at each step that could panic, so a poisoned lock is usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Tracker {
+    fn wants(&self) -> CallSet {
+        [WRITE, OPEN, PWRITE64, OPENAT].into_iter().collect()
+    }
+
+    fn entered(&self, call: &Call<'_>) -> Option<Inquiry> {
+        if let WRITE | PWRITE64 = call.raw.number {
+            let mut inner = self.lock();
+            let [first, second, third, fourth, ..] = call.raw.args;
+            let decoded = Syscall::decode(call.raw.number, [first, second, third, fourth]);
+            if let Some(note) = inner.entered(&call.view, call.linux, call.task, &decoded) {
+                if inner.notes.len() >= MAX_NOTES {
+                    inner.notes.clear();
+                }
+                inner.notes.insert(call.id, note);
             }
-            _ => String::new(),
         }
+        None
     }
 
+    fn returned(&self, call: &Call<'_>, outcome: Outcome) -> Option<Inquiry> {
+        let mut inner = self.lock();
+        match (call.raw.number, outcome) {
+            (WRITE | PWRITE64, _) => {
+                let note = inner.notes.remove(&call.id)?;
+                let result = match outcome {
+                    Outcome::Returned(result) => Some(result),
+                    // Made again from the start, or not known.
+                    Outcome::Restarts => Some(0),
+                    Outcome::Unknown => None,
+                };
+                inner.returned(&call.view, note, result);
+            }
+            (OPEN | OPENAT, Outcome::Returned(fd)) => {
+                let fd = u32::try_from(fd).ok()?;
+                inner.opened(&call.view, call.linux, call.task, fd);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn abandoned(&self, id: CallId) {
+        self.lock().notes.remove(&id);
+    }
+}
+
+impl Inner {
     /// A thread has opened `fd`. Inode numbers are used again: a file that has another path by now is another file.
-    pub fn opened(&mut self, view: &View<'_>, linux: &Linux, task: Gva, fd: u32) {
+    fn opened(&mut self, view: &View<'_>, linux: &Linux, task: Gva, fd: u32) {
         let Ok(Some(file)) = linux.open_file(view, task, fd) else { return };
         let Some(known) = self.files.get(&file.identity) else { return };
         if linux.path(view, &file).is_ok_and(|path| path != known.path) {
@@ -93,7 +149,7 @@ impl Tracker {
 
     /// A thread enters `call`. Whole blocks are fingerprinted now: with O_SYNC or O_DIRECT they reach the disk before
     /// the call returns.
-    pub fn entered(
+    fn entered(
         &mut self,
         view: &View<'_>,
         linux: &Linux,
@@ -135,7 +191,7 @@ impl Tracker {
     }
 
     /// The call returned `result`; `None` when that is not known, as after a signal.
-    pub fn returned(&mut self, view: &View<'_>, note: WriteNote, result: Option<i64>) {
+    fn returned(&mut self, view: &View<'_>, note: WriteNote, result: Option<i64>) {
         let Some(result) = result else { return };
         let done = u64::try_from(result).unwrap_or(0).min(note.count);
         let end = note.offset.saturating_add(done);

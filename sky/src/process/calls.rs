@@ -6,21 +6,27 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::guest::{Gva, Syscall};
+use crate::guest::Gva;
+use crate::observer::CallId;
+use crate::syscall::RawCall;
 
 /// A guest has fewer threads than this; beyond it the table forgets rather than grows.
 const MAX_OUTSTANDING: usize = 1 << 16;
 
 /// A call on its way.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Pending<T> {
-    /// The call.
-    pub call: Syscall,
+    /// Which one.
+    pub id: CallId,
+    /// Number and arguments at its entry.
+    pub call: RawCall,
     /// Number of the address space it was made in.
     pub ctx_id: u64,
     /// User address it returns to.
     pub resumes_at: u64,
-    /// What the observer wants to find again at the return.
+    /// The thread's RSP at its entry.
+    pub rsp: u64,
+    /// What the engine wants to find again at the return.
     pub note: T,
 }
 
@@ -58,8 +64,8 @@ impl<T> Default for Outstanding<T> {
 }
 
 impl<T> Outstanding<T> {
-    /// Files a call under its thread. Gives back the thread's last call if that never returned: it ended some other
-    /// way, as execve, or the thread it belonged to is gone and its stack has a new owner.
+    /// Files a call under its thread. Gives back the thread's last call if that never returned: the thread it
+    /// belonged to is gone and its stack has a new owner.
     pub fn enter(&mut self, stack_top: Gva, pending: Pending<T>) -> Option<Pending<T>> {
         if self.by_stack.len() >= MAX_OUTSTANDING {
             self.by_stack.clear();
@@ -72,15 +78,23 @@ impl<T> Outstanding<T> {
         self.by_stack.remove(&stack_top)
     }
 
-    /// Takes the calls of an address space whose process ends.
-    pub fn drain_space(&mut self, ctx_id: u64) -> Vec<Pending<T>> {
+    /// Takes the calls for which `gone` says so.
+    pub fn drain(&mut self, mut gone: impl FnMut(Gva, &Pending<T>) -> bool) -> Vec<(Gva, Pending<T>)> {
         let stacks: Vec<Gva> = self
             .by_stack
             .iter()
-            .filter(|(_, pending)| pending.ctx_id == ctx_id)
+            .filter(|(stack_top, pending)| gone(**stack_top, pending))
             .map(|(&stack_top, _)| stack_top)
             .collect();
-        stacks.into_iter().filter_map(|stack_top| self.by_stack.remove(&stack_top)).collect()
+        stacks
+            .into_iter()
+            .filter_map(|stack_top| Some((stack_top, self.by_stack.remove(&stack_top)?)))
+            .collect()
+    }
+
+    /// Takes the calls of an address space whose process ends.
+    pub fn drain_space(&mut self, ctx_id: u64) -> Vec<(Gva, Pending<T>)> {
+        self.drain(|_, pending| pending.ctx_id == ctx_id)
     }
 
     /// Whether no call is on its way.
@@ -100,21 +114,19 @@ impl<T> Outstanding<T> {
 mod tests {
     use super::*;
 
-    fn pending(ctx_id: u64, fd: u32) -> Pending<()> {
-        Pending { call: Syscall::Close { fd }, ctx_id, resumes_at: 0, note: () }
+    fn pending(ctx_id: u64, number: u64) -> Pending<()> {
+        let call = RawCall { number, args: [0; 6] };
+        Pending { id: CallId(number), call, ctx_id, resumes_at: 0, rsp: 0, note: () }
     }
 
     #[test]
     fn calls_return_on_their_own_thread_in_any_order() {
         let mut calls = Outstanding::default();
         for thread in 1..=3 {
-            assert!(calls.enter(Gva(thread), pending(9, u32::try_from(thread).unwrap())).is_none());
+            assert!(calls.enter(Gva(thread), pending(9, thread)).is_none());
         }
         for thread in [2, 3, 1] {
-            assert_eq!(
-                calls.take(Gva(thread)).unwrap().call,
-                Syscall::Close { fd: u32::try_from(thread).unwrap() }
-            );
+            assert_eq!(calls.take(Gva(thread)).unwrap().call.number, thread);
         }
         assert!(calls.take(Gva(1)).is_none() && calls.is_empty());
     }
@@ -123,7 +135,7 @@ mod tests {
     fn a_call_that_never_returned_comes_back_at_the_next() {
         let mut calls = Outstanding::default();
         calls.enter(Gva(1), pending(9, 1));
-        assert_eq!(calls.enter(Gva(1), pending(9, 2)).unwrap().call, Syscall::Close { fd: 1 });
+        assert_eq!(calls.enter(Gva(1), pending(9, 2)).unwrap().call.number, 1);
         assert_eq!(calls.len(), 1);
     }
 

@@ -1,7 +1,10 @@
-//! Whose system calls these are: address spaces, and calls that have not returned yet.
+//! Whose system calls these are: rules for processes, address spaces, and calls that have not returned yet.
 
 mod calls;
+mod rules;
 mod spaces;
 
 pub use calls::{Outstanding, Pending};
-pub use spaces::{Space, Spaces};
+pub(crate) use rules::{Facts, Rule};
+pub use rules::{Parent, ProcessRule};
+pub use spaces::{Monitored, Space, Spaces};

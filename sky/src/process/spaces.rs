@@ -27,12 +27,23 @@ pub struct Spaces {
     /// Numbers up to here are bystanders, unless they are monitored.
     floor: u64,
     bystanders: BTreeSet<u64>,
-    /// The process id of each.
-    monitored: BTreeMap<u64, u32>,
+    monitored: BTreeMap<u64, Monitored>,
+}
+
+/// A monitored address space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Monitored {
+    /// Its process, in the initial namespace.
+    pub pid: u32,
+    /// File name of its executable.
+    pub executable: String,
+    /// Number of the rule that chose it.
+    pub rule: u64,
 }
 
 impl Spaces {
-    /// Address spaces up to number `floor` existed before trapping began and are not trapped.
+    /// Address spaces up to number `floor` existed before trapping began and are not trapped unless they are
+    /// [monitored](Self::monitor) explicitly.
     ///
     /// Their threads may be inside a call that they entered by SYSCALL and would leave by SYSRET, which must not
     /// happen while SCE is clear. A space that appears later returns from its first call, fork or execve, by IRET.
@@ -53,9 +64,10 @@ impl Spaces {
         }
     }
 
-    /// Number `ctx_id` is to be trapped; it belongs to process `pid`.
-    pub fn monitor(&mut self, ctx_id: u64, pid: u32) {
-        self.monitored.insert(ctx_id, pid);
+    /// Number `ctx_id` is to be trapped.
+    pub fn monitor(&mut self, ctx_id: u64, process: Monitored) {
+        self.bystanders.remove(&ctx_id);
+        self.monitored.insert(ctx_id, process);
         if self.monitored.len() > MAX_MONITORED
             && let Some((oldest, _)) = self.monitored.pop_first()
         {
@@ -65,8 +77,13 @@ impl Spaces {
 
     /// Process of a monitored address space.
     #[must_use]
-    pub fn pid(&self, ctx_id: u64) -> Option<u32> {
-        self.monitored.get(&ctx_id).copied()
+    pub fn process(&self, ctx_id: u64) -> Option<&Monitored> {
+        self.monitored.get(&ctx_id)
+    }
+
+    /// All that are monitored, the oldest first.
+    pub fn monitored(&self) -> impl Iterator<Item = (u64, &Monitored)> {
+        self.monitored.iter().map(|(&ctx_id, process)| (ctx_id, process))
     }
 
     /// Number `ctx_id` is of no interest, or no longer.
@@ -90,6 +107,10 @@ impl Spaces {
 mod tests {
     use super::*;
 
+    fn process(pid: u32) -> Monitored {
+        Monitored { pid, executable: "x".into(), rule: 0 }
+    }
+
     #[test]
     fn what_was_there_before_is_never_trapped() {
         let spaces = Spaces::above(40);
@@ -99,24 +120,24 @@ mod tests {
     #[test]
     fn spaces_are_what_they_were_called_last() {
         let mut spaces = Spaces::above(0);
-        spaces.monitor(7, 321);
-        assert_eq!((spaces.get(7), spaces.pid(7)), (Space::Monitored, Some(321)));
+        spaces.monitor(7, process(321));
+        assert_eq!((spaces.get(7), spaces.process(7)), (Space::Monitored, Some(&process(321))));
         spaces.ignore(7);
-        assert_eq!((spaces.get(7), spaces.pid(7)), (Space::Bystander, None));
+        assert_eq!((spaces.get(7), spaces.process(7)), (Space::Bystander, None));
         assert_eq!(spaces.get(6), Space::New, "spaces need not appear in the order of their numbers");
     }
 
     #[test]
     fn a_guest_that_forks_for_ever_does_not_fill_the_host() {
         let mut spaces = Spaces::above(0);
-        spaces.monitor(5, 1);
+        spaces.monitor(5, process(1));
         for ctx_id in 400_002..450_000 {
-            spaces.monitor(ctx_id, 2);
+            spaces.monitor(ctx_id, process(2));
         }
         assert!(spaces.monitored.len() <= MAX_MONITORED);
         assert_eq!((spaces.get(400_002), spaces.get(449_999)), (Space::Bystander, Space::Monitored));
         let mut spaces = Spaces::above(0);
-        spaces.monitor(5, 1);
+        spaces.monitor(5, process(1));
         for ctx_id in (6..=400_000).chain([u64::MAX - 1]) {
             spaces.ignore(ctx_id);
         }

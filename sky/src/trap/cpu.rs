@@ -1,9 +1,16 @@
 //! The virtual CPU as traps need it: registers, a few system registers, model-specific registers.
 
-use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
+use kvm_bindings::{
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_USE_HW_BP, Msrs, kvm_guest_debug, kvm_msr_entry,
+    kvm_regs, kvm_sregs,
+};
 use kvm_ioctls::{SyncReg, VcpuFd};
 
+use crate::guest::Gva;
 use crate::{Error, Result};
+
+/// DR6 bits that say why: B0 to B3, BD, BS, BT (SDM vol. 3, 19.2.3).
+const DR6_REASONS: u64 = 0xe00f;
 
 /// A stopped virtual CPU.
 pub trait Cpu {
@@ -36,6 +43,24 @@ pub trait Cpu {
     /// # Errors
     /// [`Error::Kvm`].
     fn set_msr(&mut self, index: u32, value: u64) -> Result<()>;
+
+    /// Whether an exception has been raised whose handler the guest has not reached yet.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    fn exception_pending(&mut self) -> Result<bool>;
+
+    /// Stops before the instructions at `addresses` are executed, and nowhere else.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    fn break_at(&mut self, addresses: [Option<Gva>; 4]) -> Result<()>;
+
+    /// Gives the guest the debug exception that the last stop was about, for the reasons in `dr6`.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    fn give_back_debug(&mut self, addresses: [Option<Gva>; 4], dr6: u64) -> Result<()>;
 }
 
 /// A virtual CPU of KVM whose general registers come and go with `KVM_RUN` (`KVM_CAP_SYNC_REGS`).
@@ -86,6 +111,41 @@ impl Cpu for KvmCpu<'_> {
         let count = self.0.set_msrs(&one_msr(index, value)?).map_err(failed("KVM_SET_MSRS"))?;
         if count == 1 { Ok(()) } else { Err(refused("KVM_SET_MSRS")) }
     }
+
+    fn exception_pending(&mut self) -> Result<bool> {
+        let events = self.0.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?;
+        Ok(events.exception.injected != 0 || events.exception.pending != 0)
+    }
+
+    fn break_at(&mut self, addresses: [Option<Gva>; 4]) -> Result<()> {
+        self.0.set_guest_debug(&guest_debug(addresses)).map_err(failed("KVM_SET_GUEST_DEBUG"))
+    }
+
+    fn give_back_debug(&mut self, addresses: [Option<Gva>; 4], dr6: u64) -> Result<()> {
+        let mut registers = self.0.get_debug_regs().map_err(failed("KVM_GET_DEBUGREGS"))?;
+        registers.dr6 |= dr6 & DR6_REASONS;
+        self.0.set_debug_regs(&registers).map_err(failed("KVM_SET_DEBUGREGS"))?;
+        let mut debug = guest_debug(addresses);
+        debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB;
+        self.0.set_guest_debug(&debug).map_err(failed("KVM_SET_GUEST_DEBUG"))
+    }
+}
+
+/// For `KVM_SET_GUEST_DEBUG`: execution breakpoints, enabled globally. Bit 10 of DR7 is always set.
+fn guest_debug(addresses: [Option<Gva>; 4]) -> kvm_guest_debug {
+    let mut debug = kvm_guest_debug::default();
+    if addresses.iter().all(Option::is_none) {
+        return debug;
+    }
+    debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+    debug.arch.debugreg[7] = 1 << 10;
+    for (number, address) in addresses.into_iter().enumerate() {
+        if let Some(address) = address {
+            debug.arch.debugreg[number] = address.0;
+            debug.arch.debugreg[7] |= 2 << (number * 2);
+        }
+    }
+    debug
 }
 
 fn one_msr(index: u32, data: u64) -> Result<Msrs> {
@@ -102,7 +162,7 @@ fn refused(operation: &'static str) -> Error {
 pub(crate) mod mock {
     use std::collections::HashMap;
 
-    use super::{Cpu, Result, kvm_regs, kvm_sregs, refused};
+    use super::{Cpu, Gva, Result, kvm_regs, kvm_sregs, refused};
 
     /// Registers that a test sets and looks at.
     #[derive(Default)]
@@ -110,6 +170,15 @@ pub(crate) mod mock {
         pub(crate) regs: kvm_regs,
         pub(crate) sregs: kvm_sregs,
         pub(crate) msrs: HashMap<u32, u64>,
+        pub(crate) breaks: [Option<Gva>; 4],
+        /// Reasons of debug exceptions that the guest was given.
+        pub(crate) given_back: Vec<u64>,
+    }
+
+    impl MockCpu {
+        pub(crate) fn breaks(&self) -> Vec<u64> {
+            self.breaks.iter().flatten().map(|gva| gva.0).collect()
+        }
     }
 
     impl Cpu for MockCpu {
@@ -132,6 +201,20 @@ pub(crate) mod mock {
 
         fn set_msr(&mut self, index: u32, value: u64) -> Result<()> {
             self.msrs.insert(index, value);
+            Ok(())
+        }
+
+        fn exception_pending(&mut self) -> Result<bool> {
+            Ok(false)
+        }
+
+        fn break_at(&mut self, addresses: [Option<Gva>; 4]) -> Result<()> {
+            self.breaks = addresses;
+            Ok(())
+        }
+
+        fn give_back_debug(&mut self, _addresses: [Option<Gva>; 4], dr6: u64) -> Result<()> {
+            self.given_back.push(dr6);
             Ok(())
         }
     }

@@ -6,11 +6,14 @@
 //!   `endbr64` if there is one, is `clac`, a NOP or a `push`.
 //! - Direct jumps followed, the path from LSTAR loads RSP from a per-CPU variable (the top of the thread's kernel
 //!   stack), and the last call before `pop r15` is the dispatcher. The first conditional jump behind it leads to the
-//!   path that returns by IRET.
+//!   path that returns by IRET; the straight way on ends in SYSRET.
 //! - A write of CR3 that paravirtualisation patched in leaves a NOP of three bytes behind it, where CR3 is new and
-//!   there is nothing to emulate.
+//!   there is nothing to emulate. The write that switches processes is the one with `bts rdi, 63` before it (keep the
+//!   TLB), or its twin without, close by.
 //!
 //! Linux rewrites its text while it boots, so the search belongs after that: when the disk driver is ready.
+
+use std::ops::RangeInclusive;
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
@@ -22,7 +25,10 @@ use crate::{Error, Result};
 const CR3_WRITE: [u8; 6] = [0x0f, 0x22, 0xdf, 0x0f, 0x1f, 0x00];
 const CR3_WRITE_LENGTH: u64 = 3;
 const NOP_LENGTH: u8 = 3;
-
+/// `bts rdi, 63`.
+const KEEP_TLB: [u8; 5] = [0x48, 0x0f, 0xba, 0xef, 0x3f];
+/// The two writes of `load_new_mm_cr3()` lie within one function, which is this long at most.
+const TWIN_REACH: u64 = 0x300;
 /// The entry path is about 60 instructions long.
 const MAX_INSTRUCTIONS: usize = 512;
 /// The handler's first instruction of two bytes comes at once.
@@ -39,6 +45,8 @@ pub struct Anchors {
     pub idt: Gva,
     /// SYSCALL entry of 64-bit code.
     pub lstar: Gva,
+    /// SYSCALL entry of 32-bit code.
+    pub cstar: Gva,
 }
 
 /// Everything that was found.
@@ -46,14 +54,34 @@ pub struct Anchors {
 pub struct Sites {
     /// The first instruction of the handler for invalid opcodes that can be stopped at.
     pub invalid_opcode: Site,
+    /// The first instruction behind LSTAR.
+    pub entered: Site,
     /// Behind the dispatcher's call.
     pub returned: Site,
+    /// The dispatcher's call itself: RDI points at the saved registers, RSI is the number.
+    pub dispatch: Gva,
     /// The guest's own way out by IRET.
     pub iret_path: Gva,
     /// Offset, from the per-CPU base, of the top of the current thread's kernel stack.
     pub stack_top: u64,
-    /// Behind writes of CR3.
-    pub cr3_writes: Vec<Site>,
+    /// Behind the writes of CR3 that may switch processes.
+    pub switches: Vec<Site>,
+    /// The instructions from LSTAR to the dispatcher's call, in the order in which they run, without jumps and NOPs.
+    pub entry_path: Vec<Step>,
+    /// Text in which a thread is neither in user mode nor has its registers saved in full: from the SYSCALL entries
+    /// to SYSRET. The CPU runs it with interrupts off.
+    pub transit: Vec<RangeInclusive<u64>>,
+}
+
+/// One instruction of the entry path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Where it stands.
+    pub at: Gva,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Where in `bytes` a 32-bit displacement lies that is relative to the next instruction.
+    pub relative: Option<usize>,
 }
 
 impl Sites {
@@ -63,13 +91,26 @@ impl Sites {
     /// [`Error::Site`] says which one was not found and why.
     pub fn find(view: &View<'_>, image: &KernelImage, anchors: Anchors) -> Result<Self> {
         let path = syscall_path(view, anchors.lstar)?;
+        let mut transit = vec![path.transit];
+        // A kernel without 32-bit calls has no such path.
+        transit.extend(transit_path(view, anchors.cstar).ok());
         Ok(Self {
             invalid_opcode: invalid_opcode(view, anchors.idt)?,
+            entered: Site { at: anchors.lstar, length: 0, kind: StopKind::Entered, skip: Skip::Never },
             returned: path.returned,
+            dispatch: path.dispatch,
             iret_path: path.iret_path,
             stack_top: path.stack_top,
-            cr3_writes: cr3_writes(view, image)?,
+            switches: switches(view, image)?,
+            entry_path: path.steps,
+            transit,
         })
+    }
+
+    /// Whether a thread that stands at `rip` is on its way between user mode and its saved registers.
+    #[must_use]
+    pub fn in_transit(&self, rip: u64) -> bool {
+        self.transit.iter().any(|range| range.contains(&rip))
     }
 }
 
@@ -77,8 +118,8 @@ fn not_found(site: &'static str, reason: impl Into<String>) -> Error {
     Error::Site { site, reason: reason.into() }
 }
 
-/// Decodes the instruction at `at`.
-fn decode(view: &View<'_>, at: Gva, site: &'static str) -> Result<Instruction> {
+/// Decodes the instruction at `at`; gives also its bytes.
+fn decode_bytes(view: &View<'_>, at: Gva, site: &'static str) -> Result<(Instruction, Step)> {
     let mut bytes = [0; 15];
     let mut length = bytes.len();
     // The last instruction before an unmapped page.
@@ -86,11 +127,24 @@ fn decode(view: &View<'_>, at: Gva, site: &'static str) -> Result<Instruction> {
         length = usize::try_from((4096 - at.0 % 4096).min(MAX_LENGTH)).unwrap_or(0);
         view.read(at, &mut bytes[..length])?;
     }
-    let instruction = Decoder::with_ip(64, &bytes[..length], at.0, DecoderOptions::NONE).decode();
+    let mut decoder = Decoder::with_ip(64, &bytes[..length], at.0, DecoderOptions::NONE);
+    let instruction = decoder.decode();
     if instruction.is_invalid() {
         return Err(not_found(site, format!("no instruction at {:#x}", at.0)));
     }
-    Ok(instruction)
+    let offsets = decoder.get_constant_offsets(&instruction);
+    let relative = if instruction.is_ip_rel_memory_operand() {
+        Some(offsets.displacement_offset())
+    } else if instruction.flow_control() == FlowControl::Call {
+        Some(offsets.immediate_offset())
+    } else {
+        None
+    };
+    Ok((instruction, Step { at, bytes: bytes[..instruction.len()].to_vec(), relative }))
+}
+
+fn decode(view: &View<'_>, at: Gva, site: &'static str) -> Result<Instruction> {
+    decode_bytes(view, at, site).map(|(instruction, _)| instruction)
 }
 
 fn invalid_opcode(view: &View<'_>, idt: Gva) -> Result<Site> {
@@ -130,62 +184,83 @@ fn is_nop(instruction: &Instruction) -> bool {
 
 struct SyscallPath {
     returned: Site,
+    dispatch: Gva,
     iret_path: Gva,
     stack_top: u64,
+    steps: Vec<Step>,
+    transit: RangeInclusive<u64>,
 }
 
 fn syscall_path(view: &View<'_>, lstar: Gva) -> Result<SyscallPath> {
     const SITE: &str = "the return of the system-call dispatcher";
     let mut at = lstar;
     let mut stack_top = None;
-    let mut after_call: Option<Gva> = None;
+    // Of the last call: where it stands, where it returns to, and how many steps lead there.
+    let mut call: Option<(Gva, Gva, usize)> = None;
     let mut iret_path = None;
+    let mut steps = Vec::new();
     for _ in 0..MAX_INSTRUCTIONS {
-        let instruction = decode(view, at, SITE)?;
+        let (instruction, step) = decode_bytes(view, at, SITE)?;
         let mut next = Gva(instruction.next_ip());
+        let mut runs = !is_nop(&instruction) && instruction.code() != Code::Endbr64;
         match instruction.flow_control() {
             FlowControl::Call | FlowControl::IndirectCall => {
-                after_call = Some(next);
+                call = Some((at, next, steps.len() + 1));
                 iret_path = None;
             }
-            FlowControl::ConditionalBranch if after_call.is_some() && iret_path.is_none() => {
+            FlowControl::ConditionalBranch if call.is_some() && iret_path.is_none() => {
                 iret_path = Some(Gva(instruction.near_branch_target()));
             }
-            FlowControl::UnconditionalBranch => next = Gva(instruction.near_branch_target()),
+            FlowControl::UnconditionalBranch => {
+                next = Gva(instruction.near_branch_target());
+                runs = false;
+            }
             FlowControl::Return | FlowControl::Exception | FlowControl::IndirectBranch => break,
             _ if loads_stack_from_gs(&instruction) && stack_top.is_none() => {
                 stack_top = Some(instruction.memory_displacement64());
             }
             _ if instruction.mnemonic() == Mnemonic::Pop && instruction.op0_register() == Register::R15 => {
-                let found = after_call.zip(iret_path).zip(stack_top);
-                let ((returned, iret_path), stack_top) = found.ok_or_else(|| {
+                let found = call.zip(iret_path).zip(stack_top);
+                let (((dispatch, returned, length), iret_path), stack_top) = found.ok_or_else(|| {
                     not_found(SITE, "no call, conditional jump or stack load before pop r15")
                 })?;
+                steps.truncate(length);
                 return Ok(SyscallPath {
-                    returned: Site {
-                        at: returned,
-                        length: patchable(view, returned)?,
-                        kind: StopKind::Returned,
-                        skip: Skip::Never,
-                    },
+                    returned: Site { at: returned, length: 0, kind: StopKind::Returned, skip: Skip::Never },
+                    dispatch,
                     iret_path,
                     stack_top,
+                    steps,
+                    transit: transit_path(view, lstar)?,
                 });
             }
             _ => {}
+        }
+        if runs {
+            steps.push(step);
         }
         at = next;
     }
     Err(not_found(SITE, "no pop r15 on the way from LSTAR"))
 }
 
-/// Length of the instruction at `at`, which a trap overwrites whole.
-fn patchable(view: &View<'_>, at: Gva) -> Result<u8> {
-    let length = decode(view, at, "the return of the system-call dispatcher")?.len();
-    u8::try_from(length)
-        .ok()
-        .filter(|&length| length >= 2)
-        .ok_or_else(|| not_found("the return of the system-call dispatcher", "its instruction has one byte"))
+/// The text from a SYSCALL entry to its SYSRET, direct jumps followed.
+fn transit_path(view: &View<'_>, entry: Gva) -> Result<RangeInclusive<u64>> {
+    const SITE: &str = "SYSRET";
+    let mut at = entry;
+    let (mut first, mut last) = (entry.0, entry.0);
+    for _ in 0..MAX_INSTRUCTIONS {
+        let instruction = decode(view, at, SITE)?;
+        first = first.min(at.0);
+        last = last.max(at.0);
+        at = match (instruction.code(), instruction.flow_control()) {
+            (Code::Sysretq | Code::Sysretd, _) => return Ok(first..=last),
+            (_, FlowControl::UnconditionalBranch) => Gva(instruction.near_branch_target()),
+            (_, FlowControl::Return | FlowControl::Exception | FlowControl::IndirectBranch) => break,
+            _ => Gva(instruction.next_ip()),
+        };
+    }
+    Err(not_found(SITE, format!("not on the way from {:#x}", entry.0)))
 }
 
 /// `mov rsp, gs:[offset]`, absolute or relative to RIP.
@@ -197,7 +272,7 @@ fn loads_stack_from_gs(instruction: &Instruction) -> bool {
         && matches!(instruction.memory_base(), Register::None | Register::RIP)
 }
 
-fn cr3_writes(view: &View<'_>, image: &KernelImage) -> Result<Vec<Site>> {
+fn switches(view: &View<'_>, image: &KernelImage) -> Result<Vec<Site>> {
     const SITE: &str = "the write of CR3 at a process switch";
     let found = image.find_in_text(view, &CR3_WRITE)?;
     if found.is_empty() {
@@ -206,13 +281,23 @@ fn cr3_writes(view: &View<'_>, image: &KernelImage) -> Result<Vec<Site>> {
     if found.len() > MAX_CR3_SITES {
         return Err(not_found(SITE, format!("{} candidates", found.len())));
     }
+    let keeps_tlb = |at: &Gva| {
+        let mut before = [0; KEEP_TLB.len()];
+        let start = Gva(at.0.wrapping_sub(KEEP_TLB.len() as u64));
+        view.read(start, &mut before).is_ok_and(|()| before == KEEP_TLB)
+    };
+    let keeping: Vec<Gva> = found.iter().copied().filter(keeps_tlb).collect();
+    let near = |at: &Gva| keeping.iter().any(|other| other.0.abs_diff(at.0) <= TWIN_REACH);
+    // A kernel built otherwise: all that there are. Those that do not switch processes run seldom.
+    let chosen: Vec<Gva> =
+        if keeping.is_empty() { found } else { found.into_iter().filter(near).collect() };
     let site = |at: Gva| Site {
         at: at.offset(CR3_WRITE_LENGTH),
         length: NOP_LENGTH,
         kind: StopKind::SwitchedSpace,
         skip: Skip::Nop,
     };
-    Ok(found.into_iter().map(site).collect())
+    Ok(chosen.into_iter().map(site).collect())
 }
 
 #[cfg(test)]

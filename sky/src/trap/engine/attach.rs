@@ -1,0 +1,228 @@
+//! Beginning and ending to monitor processes while the guest runs. Every virtual CPU stands still meanwhile.
+//!
+//! A thread may be inside a call when its process begins to be monitored. It came by SYSCALL and would leave by SYSRET,
+//! which must not run while SCE is clear: RF in its saved flags makes Linux choose IRET. Its call is on its way like any
+//! other: the address to which the dispatcher returns lies on its kernel stack, and is changed to where returns are
+//! stopped. The other way round, a thread whose process is left alone returns to the guest's own path again.
+//!
+//! A virtual CPU that stands between user mode and its saved registers, or behind Linux's decision between SYSRET and
+//! IRET, is on its way for a few dozen instructions: then all of this is tried again a little later.
+
+use std::sync::Arc;
+
+use tracing::info;
+
+use super::Vcpu;
+use super::armed::{Armed, GuestFacts, saved_registers};
+use super::asking::Note;
+use super::frames::PtRegs;
+use crate::guest::{Gva, Process, Thread, View};
+use crate::observer::ProcessEvent;
+use crate::process::{Monitored, Pending, Rule};
+use crate::sky::{Done, Machine};
+use crate::trap::Engine;
+use crate::{Error, Result};
+
+impl Vcpu {
+    /// Attaches to every process that runs and that the rules want.
+    pub(crate) fn attach_all(&mut self) -> Done {
+        let Some(armed) = self.armed.clone() else { return Done::Yes };
+        match self.attach(&armed) {
+            Ok(done) => done,
+            Err(error) => {
+                let _ = self.told(&armed, Err(error));
+                Done::Yes
+            }
+        }
+    }
+
+    fn attach(&self, armed: &Armed) -> Result<Done> {
+        let view = armed.view(self.cr3);
+        let processes = armed.linux.processes(&view, armed.anchor.task)?;
+        let mut wanted = Vec::new();
+        {
+            let mut state = armed.lock();
+            // A child may stand in the list before its parent is known to be wanted.
+            for _ in 0..2 {
+                for process in &processes {
+                    if state.spaces.process(process.ctx_id).is_some()
+                        || wanted.iter().any(|(other, ..): &(&Process, u64, bool)| other.ctx_id == process.ctx_id)
+                    {
+                        continue;
+                    }
+                    let rule = state.wanted(&mut GuestFacts::new(&armed.linux, view, process));
+                    if let Some((rule, children)) = rule {
+                        if children {
+                            state.families.insert(process.pid, rule);
+                        }
+                        wanted.push((process, rule, children));
+                    }
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(Done::Yes);
+        }
+        if in_transit(armed, &self.machine) {
+            return Ok(Done::Later);
+        }
+        let threads = armed.linux.threads(&view, armed.anchor.task)?;
+        let running = in_user_mode(armed, &self.machine, &view);
+        for (process, rule, _) in wanted {
+            let executable = process.executable.clone();
+            {
+                let mut state = armed.lock();
+                let monitored = Monitored { pid: process.pid, executable: executable.clone(), rule };
+                state.spaces.monitor(process.ctx_id, monitored);
+                state.counts.monitoring(&executable, process.pid);
+                state.counts.attached += 1;
+            }
+            info!(pid = process.pid, executable, "attached");
+            armed.tell(&ProcessEvent::Begins { pid: process.pid, executable });
+            for thread in threads.iter().filter(|thread| thread.ctx_id == process.ctx_id) {
+                attach_thread(armed, &view, process, thread, running.contains(&thread.task))?;
+            }
+        }
+        Ok(Done::Yes)
+    }
+}
+
+/// Whether a virtual CPU stands where a thread's registers are neither the user's nor saved.
+fn in_transit(armed: &Armed, machine: &Machine) -> bool {
+    machine.positions().iter().any(|position| !position.user && armed.sites.in_transit(position.rip))
+}
+
+/// The tasks that run in user mode now: what lies on their kernel stacks is old.
+fn in_user_mode(armed: &Armed, machine: &Machine, view: &View<'_>) -> Vec<Gva> {
+    let positions = machine.positions();
+    let areas = positions.iter().filter(|position| position.user).filter_map(|position| position.per_cpu);
+    areas.filter_map(|per_cpu| armed.linux.current(view, per_cpu).ok()).collect()
+}
+
+fn attach_thread(
+    armed: &Armed,
+    view: &View<'_>,
+    process: &Process,
+    thread: &Thread,
+    in_user_mode: bool,
+) -> Result<()> {
+    let stack_top = thread.stack.offset(armed.stack_size);
+    let (at, slot) = saved_registers(stack_top);
+    let registers = PtRegs::at(view, at)?;
+    if armed.engine == Engine::Sce {
+        registers.return_by_iret()?;
+    }
+    let call = match registers.call()? {
+        Some(call) if !in_user_mode => call,
+        _ => return Ok(()),
+    };
+    let observers = armed.interest.observers(call.number);
+    if !armed.mechanism.redirect(view, slot, true)? || !call.returns() {
+        return Ok(());
+    }
+    let note = Note { pid: process.pid, tid: thread.tid, task: thread.task, observers, asking: None };
+    let mut state = armed.lock();
+    let id = state.next_id();
+    state.counts.entered(call.number);
+    let (resumes_at, rsp) = (registers.ip()?, registers.sp()?);
+    let pending = Pending { id, call, ctx_id: process.ctx_id, resumes_at, rsp, note };
+    state.calls.enter(stack_top, pending);
+    Ok(())
+}
+
+/// Takes up a rule, and attaches to what runs. Gives the rule's number.
+pub(crate) fn add(vcpu: &mut Vcpu, rule: Rule) -> Result<u64> {
+    let armed = armed(vcpu)?;
+    let mut state = armed.lock();
+    let number = state.next_rule;
+    state.next_rule += 1;
+    state.rules.push((number, rule));
+    Ok(number)
+}
+
+/// What is to be left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// The rule of this number, and what it alone has chosen.
+    Rule(u64),
+    /// This process.
+    Process(u32),
+    /// Everything.
+    All,
+}
+
+/// Leaves processes alone. Gives how many there were.
+pub(crate) fn remove(vcpu: &mut Vcpu, what: Removal) -> Result<usize> {
+    let armed = armed(vcpu)?;
+    let view = armed.view(vcpu.cr3);
+    let mut state = armed.lock();
+    match what {
+        Removal::Rule(number) => {
+            state.rules.retain(|(other, _)| *other != number);
+            state.families.retain(|_, rule| *rule != number);
+        }
+        Removal::Process(pid) => {
+            state.families.remove(&pid);
+        }
+        Removal::All => {
+            state.rules.clear();
+            state.families.clear();
+        }
+    }
+    let spaces: Vec<u64> = state
+        .spaces
+        .monitored()
+        .filter(|(_, process)| match what {
+            Removal::Rule(number) => process.rule == number,
+            Removal::Process(pid) => process.pid == pid,
+            Removal::All => true,
+        })
+        .map(|(ctx_id, _)| ctx_id)
+        .collect();
+    // A thread that makes a call for us has its own to make yet; it is left to itself when that is done.
+    let gone =
+        state.calls.drain(|_, pending| spaces.contains(&pending.ctx_id) && pending.note.asking.is_none());
+    let pids: Vec<u32> = spaces.iter().filter_map(|&ctx_id| state.forget_space(ctx_id)).collect();
+    state.counts.detached += gone.len() as u64;
+    drop(state);
+    for (stack_top, _) in &gone {
+        armed.mechanism.redirect(&view, saved_registers(*stack_top).1, false)?;
+    }
+    armed.abandon(gone.into_iter().map(|(_, pending)| (pending.id, pending.note.observers)));
+    pids.iter().for_each(|&pid| armed.tell(&ProcessEvent::Ends { pid }));
+    Ok(pids.len())
+}
+
+/// Leaves everything alone and takes the traps out of the guest, except where one may be on its way to them.
+pub(crate) fn detach(vcpu: &mut Vcpu) -> Result<()> {
+    let Some(armed) = vcpu.armed.clone() else { return Ok(()) };
+    remove(vcpu, Removal::All)?;
+    armed.lock().closing = true;
+    armed.mechanism.remove(&armed.view(vcpu.cr3))
+}
+
+/// Takes the last of the traps out of the guest. Returns false if a virtual CPU or a thread may still come to them.
+pub(crate) fn clear(vcpu: &mut Vcpu) -> Result<bool> {
+    let Some(armed) = vcpu.armed.clone() else { return Ok(true) };
+    let view = armed.view(vcpu.cr3);
+    let machine = Arc::clone(&vcpu.machine);
+    let on_its_way = machine.positions().iter().any(|position| {
+        position.exception
+            || !position.user
+                && (armed.mechanism.contains(position.rip) || armed.sites.in_transit(position.rip))
+    });
+    if on_its_way || armed.lock().outstanding() > 0 {
+        return Ok(false);
+    }
+    for thread in armed.linux.threads(&view, armed.anchor.task)?.iter().filter(|thread| thread.ctx_id != 0) {
+        let slot = saved_registers(thread.stack.offset(armed.stack_size)).1;
+        armed.mechanism.redirect(&view, slot, false)?;
+    }
+    armed.mechanism.clear(&view)?;
+    machine.set_armed(None);
+    Ok(true)
+}
+
+fn armed(vcpu: &Vcpu) -> Result<Arc<Armed>> {
+    vcpu.armed.clone().ok_or(Error::NotArmed)
+}
