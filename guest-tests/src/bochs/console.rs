@@ -75,8 +75,9 @@ impl Console {
 
 /// What a line says, if it is for us. Other output may stand before it in the same line.
 fn event(line: &str) -> Option<Event> {
-    if line.contains(PANIC) {
-        return Some(Event::Failed("died: its kernel panicked".into()));
+    // The trace behind these words may be longer than what is shown of the console.
+    if let Some(at) = line.find(PANIC) {
+        return Some(Event::Failed(format!("died: {}", line[at..].trim_end())));
     }
     let word = line.split_once(MARK)?.1.trim_end();
     if word == STARTED {
@@ -154,9 +155,9 @@ mod tests {
 
     #[test]
     fn a_panic_and_a_failure_end_the_wait() {
-        let panic =
-            "[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(1,0)";
-        assert_eq!(event(panic), Some(Event::Failed("died: its kernel panicked".into())));
+        let words = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(1,0)";
+        let panic = event(&format!("[    1.0] {words}\r\n"));
+        assert_eq!(panic, Some(Event::Failed(format!("died: {words}"))));
         let failure = event("[    1.0] sky-lab: failed: there is no /dev/kvm\r");
         assert_eq!(failure, Some(Event::Failed("is of no use: there is no /dev/kvm".into())));
     }

@@ -55,7 +55,7 @@ debug: action=ignore
 /// A running Bochs. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Machine {
-    bochs: Child,
+    pub(super) bochs: Child,
 }
 
 impl Machine {

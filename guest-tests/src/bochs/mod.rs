@@ -62,7 +62,8 @@ pub fn run(command: &[OsString], output: impl FnMut(Stream, &[u8])) -> Result<u8
     image::write(&dir, &program)?;
     let machine = Machine::start(&dir)?;
     let wait = Wait::start("booting an Intel machine in Bochs, which takes a minute or more");
-    Session { machine, console: Console::default(), wait: Some(wait), status: None, output }.follow(&dir)
+    let session = Session::new(machine, LIMIT, output);
+    Session { wait: Some(wait), ..session }.follow(&dir)
 }
 
 fn turn(path: &Path) -> Result<FileLock> {
@@ -83,18 +84,30 @@ struct Session<F> {
     wait: Option<Wait>,
     /// The command's, when it has ended.
     status: Option<u8>,
+    limit: Duration,
     output: F,
 }
 
 impl<F: FnMut(Stream, &[u8])> Session<F> {
+    fn new(machine: Machine, limit: Duration, output: F) -> Session<F> {
+        Session { machine, console: Console::default(), wait: None, status: None, limit, output }
+    }
+
     /// Passes output on until the machine has ended, and says how the command did.
     fn follow(mut self, dir: &Path) -> Result<u8> {
         let [mut messages, mut stdout, mut stderr] = machine::PORTS.map(|name| Tail::new(dir.join(name)));
-        let mut deadline = Instant::now() + LIMIT;
+        let mut deadline = Instant::now() + self.limit;
         loop {
             // Asked first: what it wrote before its end is read below.
             let ended = self.machine.has_ended()?;
-            for event in self.console.push(&messages.read()?) {
+            let events = self.console.push(&messages.read()?);
+            for (stream, tail) in [(Stream::Stdout, &mut stdout), (Stream::Stderr, &mut stderr)] {
+                let bytes = tail.read()?;
+                if !bytes.is_empty() {
+                    (self.output)(stream, &bytes);
+                }
+            }
+            for event in events {
                 match event {
                     Event::Started => self.started(),
                     Event::Exit(status) => {
@@ -104,19 +117,12 @@ impl<F: FnMut(Stream, &[u8])> Session<F> {
                     Event::Failed(problem) => return Err(self.died(dir, &format!("in Bochs {problem}"))),
                 }
             }
-            for (stream, tail) in [(Stream::Stdout, &mut stdout), (Stream::Stderr, &mut stderr)] {
-                let bytes = tail.read()?;
-                if !bytes.is_empty() {
-                    (self.output)(stream, &bytes);
-                }
-            }
             match self.status {
                 // Its output is complete: the machine switches off behind it. If it cannot, that is no news.
                 Some(status) if ended || Instant::now() > deadline => return Ok(status),
                 None if ended => return Err(self.died(dir, "in Bochs ended before the command did")),
                 None if Instant::now() > deadline => {
-                    let problem =
-                        format!("in Bochs was stopped: it took longer than {} minutes", LIMIT.as_secs() / 60);
+                    let problem = format!("in Bochs was stopped: it took longer than {:?}", self.limit);
                     return Err(self.died(dir, &problem));
                 }
                 _ => thread::sleep(TICK),
@@ -144,3 +150,6 @@ impl<F: FnMut(Stream, &[u8])> Session<F> {
         Error::Lab { problem: problem.to_string(), console }
     }
 }
+
+#[cfg(test)]
+mod tests;
