@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::error::{Error, Result};
 use crate::packages;
@@ -24,9 +24,13 @@ const DEBUGGER: &str = "debugger";
 const INSTRUCTIONS_PER_SECOND: u32 = 50_000_000;
 const MEMORY_MIB: u32 = 1024;
 
+/// How much of Bochs's terminal is kept.
+const KEPT: usize = 2048;
+
 /// Debian builds Bochs with its debugger, which waits for commands at the start and after a triple fault.
 const DEBUGGER_COMMANDS: &str = "c\nquit\n";
 
+/// Without a sound card, Bochs's thread for the speaker overruns a buffer on some hosts and aborts: hence the dummies.
 fn configuration() -> String {
     let [console, stdout, stderr] = PORTS;
     let (bios, vga_bios) = (packages::BOCHS_BIOS, packages::BOCHS_VGA_BIOS);
@@ -43,6 +47,7 @@ boot: cdrom
 com1: enabled=1, mode=file, dev={console}
 com2: enabled=1, mode=file, dev={stdout}
 com3: enabled=1, mode=file, dev={stderr}
+sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy
 log: {LOG}
 panic: action=fatal
 error: action=ignore
@@ -55,7 +60,9 @@ debug: action=ignore
 /// A running Bochs. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Machine {
-    pub(super) bochs: Child,
+    bochs: Child,
+    /// Reads the terminal until its end, and has the last of it then.
+    screen: Option<JoinHandle<Vec<u8>>>,
 }
 
 impl Machine {
@@ -77,8 +84,7 @@ impl Machine {
         let bochs = command.spawn().map_err(failed)?;
         // The command holds the terminal open; only Bochs shall.
         drop(command);
-        thread::spawn(move || discard(screen));
-        Ok(Machine { bochs })
+        Ok(Machine { bochs, screen: Some(thread::spawn(move || read_to_end(screen))) })
     }
 
     /// Whether Bochs has ended, by itself or because the machine switched itself off.
@@ -87,17 +93,29 @@ impl Machine {
         Ok(status.map_err(|source| Error::Spawn { program: "bochs".into(), source })?.is_some())
     }
 
-    /// Ends it at once.
-    pub(super) fn stop(&mut self) {
+    /// Ends it at once. Gives the last of what it wrote to its terminal, which is where it says why it cannot start.
+    pub(super) fn stop(mut self) -> Vec<u8> {
+        self.end();
+        let screen = self.screen.take();
+        screen.and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+
+    fn end(&mut self) {
         // It may have ended by itself.
         let _ = self.bochs.kill();
         let _ = self.bochs.wait();
+    }
+
+    /// Something else in the place of Bochs.
+    #[cfg(test)]
+    pub(super) fn fake(bochs: Child) -> Machine {
+        Machine { bochs, screen: None }
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.stop();
+        self.end();
     }
 }
 
@@ -146,10 +164,16 @@ fn done(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Reads what nobody looks at: Bochs would wait for ever behind a full terminal. Ends with the terminal's last user.
-fn discard(mut screen: File) {
-    let mut bytes = [0; 4096];
-    while screen.read(&mut bytes).is_ok_and(|count| count > 0) {}
+/// Reads until the terminal's last user has gone: Bochs would wait for ever behind a full one. Gives the last of it.
+fn read_to_end(mut screen: File) -> Vec<u8> {
+    let (mut kept, mut bytes) = (Vec::new(), [0; 4096]);
+    while let Ok(count) = screen.read(&mut bytes)
+        && count > 0
+    {
+        kept.extend_from_slice(&bytes[..count]);
+        kept.drain(..kept.len().saturating_sub(KEPT));
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -179,6 +203,19 @@ mod tests {
             02767044160p[CPU0  ] >>PANIC<< exception(): 3rd (13) exception with no resolution\n";
         assert_eq!(panics_in(log), ["Bochs: exception(): 3rd (13) exception with no resolution"]);
         assert!(panics_in("").is_empty());
+    }
+
+    #[test]
+    fn the_last_words_on_a_terminal_are_kept() {
+        let (screen, terminal) = terminal().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "yes | head -n 5000; echo the end"]).stdout(terminal);
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let kept = read_to_end(screen);
+        assert!(child.wait().unwrap().success());
+        assert_eq!(kept.len(), KEPT);
+        assert!(kept.ends_with(b"y\r\nthe end\r\n"), "{}", String::from_utf8_lossy(&kept));
     }
 
     #[test]

@@ -39,6 +39,7 @@ const LIMIT: Duration = Duration::from_secs(20 * 60);
 const SWITCHING_OFF: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(100);
 const CONSOLE_LINES: usize = 20;
+const TERMINAL_LINES: usize = 5;
 
 /// Boots the machine, runs a command on it and switches it off; `output` gets what the command prints as it comes.
 ///
@@ -141,10 +142,16 @@ impl<F: FnMut(Stream, &[u8])> Session<F> {
         if let Some(wait) = self.wait.take() {
             wait.done("it failed");
         }
-        self.machine.stop();
+        let terminal = self.machine.stop();
         let mut console = last_lines(self.console.text(), CONSOLE_LINES);
+        if console.is_empty() {
+            // It did not even begin, and there it says why.
+            console = last_lines(&terminal, TERMINAL_LINES);
+        }
         for line in machine::panics(dir) {
-            console.push('\n');
+            if !console.is_empty() {
+                console.push('\n');
+            }
             console.push_str(&line);
         }
         Error::Lab { problem: problem.to_string(), console }

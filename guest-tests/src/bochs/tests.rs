@@ -22,7 +22,7 @@ fn session(script: &str, limit: Duration) -> (Result<u8>, String, String) {
         Stream::Stdout => out.extend_from_slice(bytes),
         Stream::Stderr => err.extend_from_slice(bytes),
     };
-    let result = Session::new(Machine { bochs }, limit, collect).follow(dir.path());
+    let result = Session::new(Machine::fake(bochs), limit, collect).follow(dir.path());
     (result, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
@@ -46,7 +46,7 @@ fn output_comes_while_the_command_runs() {
     );
     let bochs = Command::new("sh").args(["-c", &script]).current_dir(dir.path()).spawn().unwrap();
     let seen = dir.path().join("seen");
-    let session = Session::new(Machine { bochs }, LONG, |_, _| std::fs::write(&seen, "").unwrap());
+    let session = Session::new(Machine::fake(bochs), LONG, |_, _| std::fs::write(&seen, "").unwrap());
     assert_eq!(session.follow(dir.path()).unwrap(), 0);
 }
 
