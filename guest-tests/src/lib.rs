@@ -4,12 +4,14 @@
 //!   e2e, results, demo           what is tested, measured, shown
 //!     ├─ guest, disk, pattern    a guest: its initramfs, its disk, what it writes there
 //!     ├─ place ── lab            where it runs: here, or on an emulated machine with KVM
+//!     │           bochs          another, with an Intel processor, for single commands
 //!     └─ packages, programs      what all this is made of: Debian's kernels, our own programs
 //! ```
 //!
 //! Nothing needs to be installed by hand: see [`packages`]. Everything that is fetched or made lies below the target
 //! directory.
 
+pub mod bochs;
 pub mod cache;
 pub mod command;
 pub mod disk;

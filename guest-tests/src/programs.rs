@@ -12,6 +12,7 @@ use crate::{paths, progress};
 
 /// There is no musl target to count on: the GNU one links statically too.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+const STATIC_FLAGS: &str = "-C target-feature=+crt-static";
 
 /// A program of this package that runs in guests or as the lab's init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,16 @@ pub fn sky_vmm() -> Result<PathBuf> {
     existing(paths::target().join("release/sky-vmm"))
 }
 
+/// The path of a `sky-vmm` that needs no shared libraries, without debug information, built now unless we are in the
+/// lab.
+pub fn sky_vmm_static() -> Result<PathBuf> {
+    static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    let strip = r#"profile.release.strip="symbols""#;
+    let args = ["--package", "sky-vmm", "--target", STATIC_TARGET, "--config", strip];
+    once(&BUILT, || cargo(&args, &static_dir(), Some(STATIC_FLAGS)))?;
+    existing(static_dir().join(STATIC_TARGET).join("release/sky-vmm"))
+}
+
 fn static_dir() -> PathBuf {
     paths::target().join("static")
 }
@@ -66,7 +77,7 @@ fn build_static() -> Result<()> {
     let mut args =
         vec!["--package", "guest-tests", "--target", STATIC_TARGET, "--bin", Program::LabAgent.name()];
     args.extend(Program::GUEST.iter().flat_map(|program| ["--bin", program.name()]));
-    cargo(&args, &static_dir(), Some("-C target-feature=+crt-static"))
+    cargo(&args, &static_dir(), Some(STATIC_FLAGS))
 }
 
 /// An error cannot be cloned for the second asker; its text can.

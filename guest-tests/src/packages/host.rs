@@ -1,5 +1,6 @@
 //! Programs that the host must have. Root gets them installed; anybody else is told the one command to run.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -13,6 +14,18 @@ const QEMU_MAJOR: u32 = 10;
 const QEMU: &str = "qemu-system-x86_64";
 /// Together, always: a newer qemu-utils from elsewhere would be removed as a conflict otherwise.
 const QEMU_PACKAGES: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
+
+/// The firmware of Bochs's machine.
+pub const BOCHS_BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+/// The firmware of its display.
+pub const BOCHS_VGA_BIOS: &str = "/usr/share/bochs/VGABIOS-lgpl-latest";
+/// What must be there besides: GRUB for the CD.
+const GRUB_MODULES: &str = "/usr/lib/grub/i386-pc/linux.mod";
+/// Where Debian keeps a list of files for each installed package.
+const DPKG_INFO: &str = "/var/lib/dpkg/info";
+const BOCHS_PROGRAMS: [&str; 4] = ["bochs", "grub-mkrescue", "xorriso", "mformat"];
+const BOCHS_PACKAGES: [&str; 8] =
+    ["bochs", "bochs-term", "bochsbios", "vgabios", "grub-common", "grub-pc-bin", "xorriso", "mtools"];
 
 /// Two threads of a process must not both start an installation.
 static INSTALLING: Mutex<()> = Mutex::new(());
@@ -70,7 +83,7 @@ pub fn ensure(tool: Tool) -> Result<Command> {
 }
 
 /// The path of a QEMU that is new enough, installed first if there is none.
-pub fn qemu() -> Result<std::path::PathBuf> {
+pub fn qemu() -> Result<PathBuf> {
     let _one_at_a_time = INSTALLING.lock();
     let found = match version()? {
         Some(major) if major >= QEMU_MAJOR => None,
@@ -86,6 +99,39 @@ pub fn qemu() -> Result<std::path::PathBuf> {
         }
     }
     command::find(QEMU).ok_or_else(|| Error::Missing(format!("{QEMU} is missing")))
+}
+
+/// The programs that the machine in Bochs is made and run with.
+#[derive(Clone, Debug)]
+pub struct Bochs {
+    /// The emulator.
+    pub bochs: PathBuf,
+    /// Makes a CD that boots.
+    pub mkrescue: PathBuf,
+}
+
+/// Bochs and what its CD is made with, installed first if something is missing.
+pub fn bochs() -> Result<Bochs> {
+    let _one_at_a_time = INSTALLING.lock();
+    if let Some(problem) = bochs_lacks() {
+        install(None, &BOCHS_PACKAGES, &problem)?;
+        if let Some(problem) = bochs_lacks() {
+            return Err(Error::Missing(format!("{problem}, and {} has it elsewhere", codename())));
+        }
+    }
+    let path = |name: &str| command::find(name).ok_or_else(|| Error::Missing(format!("{name} is missing")));
+    Ok(Bochs { bochs: path("bochs")?, mkrescue: path("grub-mkrescue")? })
+}
+
+fn bochs_lacks() -> Option<String> {
+    let files = [BOCHS_BIOS, BOCHS_VGA_BIOS, GRUB_MODULES];
+    let program = BOCHS_PROGRAMS.iter().find(|name| command::find(name).is_none());
+    // What draws on a terminal is a plugin that lies elsewhere in every release, but is a package of its own.
+    let [bochs, plugin] =
+        ["bochs", "bochs-term"].map(|name| Path::new(DPKG_INFO).join(format!("{name}.list")).exists());
+    let plugin = (bochs && !plugin).then_some(&"the package bochs-term");
+    let missing = program.or_else(|| files.iter().find(|file| !Path::new(file).exists())).or(plugin)?;
+    Some(format!("{missing} is missing"))
 }
 
 fn version() -> Result<Option<u32>> {

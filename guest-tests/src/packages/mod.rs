@@ -1,7 +1,7 @@
 //! The Debian packages that the lab and the guests are made of, and how to get them.
 //!
 //! Kernels and busybox are downloaded and unpacked below the target directory, which needs no privilege. Programs
-//! of the host (QEMU, e2fsprogs, xz) are installed when the user is root and asked for otherwise.
+//! of the host (QEMU, Bochs, e2fsprogs, xz) are installed when the user is root and asked for otherwise.
 
 mod apt;
 mod host;
@@ -14,7 +14,7 @@ use crate::cache;
 use crate::error::{Error, Result};
 use crate::paths;
 
-pub use host::{Tool, ensure, qemu};
+pub use host::{BOCHS_BIOS, BOCHS_VGA_BIOS, Bochs, Tool, bochs, ensure, qemu};
 
 use apt::Apt;
 
