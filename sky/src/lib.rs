@@ -25,6 +25,7 @@ pub mod insight;
 pub mod process;
 mod report;
 mod sky;
+pub mod syscall;
 pub mod trap;
 
 pub use config::Config;
