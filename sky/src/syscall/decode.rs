@@ -103,6 +103,7 @@ impl Reader<'_> {
             Kind::Long | Kind::Offset => Value::Signed(raw.cast_signed()),
             Kind::ULong | Kind::Size => Value::Unsigned(raw),
             Kind::Mode => Value::Mode(low & 0xffff),
+            Kind::FileMode => layout::file_mode(low & 0xffff),
             Kind::CreateMode { flags } if creates(self.raw(flags)) => Value::Mode(low & 0xffff),
             Kind::CreateMode { .. } => return None,
             Kind::Device => layout::device(low),
@@ -113,7 +114,9 @@ impl Reader<'_> {
             Kind::Path => memory::string(self.view, raw, self.limits.path),
             Kind::Str => memory::string(self.view, raw, self.limits.string),
             Kind::Strings => memory::strings(self.view, raw, self.limits.strings, self.limits.string),
-            Kind::BytesIn { length } => memory::bytes(self.view, raw, self.quantity(length), self.limits.buffer),
+            Kind::BytesIn { length } => {
+                memory::bytes(self.view, raw, self.quantity(length), self.limits.buffer)
+            }
             Kind::IovecIn { count } => self.iovecs(raw, count, Buffers::Bytes(u64::MAX)),
             Kind::Iovec { count } => self.iovecs(raw, count, Buffers::Addresses),
             Kind::StructIn(layout) => layout::read(self.view, layout, raw),
@@ -167,8 +170,9 @@ impl Reader<'_> {
 
     /// The argument of an `fcntl` command.
     fn fcntl(&self, command: i32, raw: u64) -> Option<Value> {
+        const F_GETSIG: i32 = 11;
         Some(match command {
-            libc::F_GETFD | libc::F_GETFL | libc::F_GETOWN | libc::F_GETLEASE => return None,
+            F_GETSIG | libc::F_GETFD | libc::F_GETFL | libc::F_GETOWN | libc::F_GETLEASE => return None,
             libc::F_GETPIPE_SZ | libc::F_GET_SEALS => return None,
             libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_SETOWN | libc::F_SETPIPE_SZ => {
                 Value::Signed(low_int(raw).into())

@@ -14,9 +14,8 @@ pub(super) fn read(view: &View<'_>, layout: Layout, address: u64) -> Value {
     }
     let value = match layout {
         Layout::Int => array(view, address).map(|bytes| pointee(i32::from_le_bytes(bytes))),
-        Layout::Offset => {
-            array(view, address).map(|bytes| Value::Pointee(Box::new(Value::Signed(i64::from_le_bytes(bytes)))))
-        }
+        Layout::Offset => array(view, address)
+            .map(|bytes| Value::Pointee(Box::new(Value::Signed(i64::from_le_bytes(bytes))))),
         Layout::FdPair => array::<8>(view, address).map(|bytes| {
             let items = vec![Value::Signed(int(&bytes, 0).into()), Value::Signed(int(&bytes, 4).into())];
             Value::List { items, cut: false }
@@ -75,8 +74,8 @@ pub(super) fn device(packed: u32) -> Value {
 }
 
 /// `st_mode`: the type of the file and its permissions.
-fn file_mode(mode: i32) -> Value {
-    let kind = match mode & 0o170_000 {
+pub(super) fn file_mode(mode: u32) -> Value {
+    let mut text = match mode & 0o170_000 {
         0o010_000 => "S_IFIFO",
         0o020_000 => "S_IFCHR",
         0o040_000 => "S_IFDIR",
@@ -84,15 +83,15 @@ fn file_mode(mode: i32) -> Value {
         0o100_000 => "S_IFREG",
         0o120_000 => "S_IFLNK",
         0o140_000 => "S_IFSOCK",
-        _ => return Value::Mode(mode.cast_unsigned()),
-    };
-    let mut text = kind.to_owned();
+        _ => return Value::Mode(mode),
+    }
+    .to_owned();
     for (bit, name) in [(0o4000, "|S_ISUID"), (0o2000, "|S_ISGID"), (0o1000, "|S_ISVTX")] {
         if mode & bit != 0 {
             text.push_str(name);
         }
     }
-    Value::Flags(format!("{text}|0{:o}", mode & 0o777))
+    Value::Flags(format!("{text}|{}", Value::Mode(mode & 0o777)))
 }
 
 fn stat(bytes: &[u8]) -> Value {
@@ -102,7 +101,7 @@ fn stat(bytes: &[u8]) -> Value {
     let mut members = vec![
         ("st_dev", device(int(bytes, 0).cast_unsigned())),
         ("st_ino", unsigned(8)),
-        ("st_mode", file_mode(int(bytes, 24))),
+        ("st_mode", file_mode(int(bytes, 24).cast_unsigned())),
         ("st_nlink", unsigned(16)),
         ("st_uid", id(28)),
         ("st_gid", id(32)),
@@ -134,7 +133,9 @@ fn wait_status(status: i32) -> Value {
         (0, _) => format!("{{WIFEXITED(s) && WEXITSTATUS(s) == {high}}}"),
         (_, 0x7f) if status == 0xffff => "{WIFCONTINUED(s)}".to_owned(),
         (_, 0x7f) => format!("{{WIFSTOPPED(s) && WSTOPSIG(s) == {}}}", signal(high)),
-        _ if status & 0x80 != 0 => format!("{{WIFSIGNALED(s) && WTERMSIG(s) == {} && WCOREDUMP(s)}}", signal(low)),
+        _ if status & 0x80 != 0 => {
+            format!("{{WIFSIGNALED(s) && WTERMSIG(s) == {} && WCOREDUMP(s)}}", signal(low))
+        }
         _ => format!("{{WIFSIGNALED(s) && WTERMSIG(s) == {}}}", signal(low)),
     };
     Value::Pointee(Box::new(Value::Flags(text)))

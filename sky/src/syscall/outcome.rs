@@ -6,6 +6,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::errno::{errno_name, message};
 use super::signature::ResultKind;
+use super::value::write_mode;
 
 /// The largest error number a system call can return (`MAX_ERRNO`, `include/linux/err.h`).
 const MAX_ERRNO: i64 = 4095;
@@ -62,8 +63,11 @@ impl Outcome {
                 },
                 (None, ResultKind::Number) => write!(f, " = {value}"),
                 (None, ResultKind::Address) => write!(f, " = {value:#x}"),
-                (None, ResultKind::Mode) if value == 0 => f.write_str(" = 0"),
-                (None, ResultKind::Mode) => write!(f, " = 0{value:o}"),
+                (None, ResultKind::Mode) => {
+                    f.write_str(" = ")?;
+                    // The kernel's masks have 9 bits (`umask`, kernel/sys.c).
+                    write_mode(f, u32::try_from(value & 0o777).unwrap_or(0))
+                }
             },
         }
     }

@@ -61,6 +61,8 @@ pub enum Kind {
     Uid,
     /// `umode_t`: the low 16 bits.
     Mode,
+    /// `umode_t` with the type of a file (`mknod`).
+    FileMode,
     /// `umode_t` that counts only if argument `flags` has `O_CREAT` or `O_TMPFILE`; left out otherwise.
     CreateMode {
         /// Position of the `O_*` flags.

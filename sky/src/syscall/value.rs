@@ -84,9 +84,9 @@ impl fmt::Display for Value {
             Self::Signed(value) => write!(f, "{value}"),
             Self::Unsigned(value) => write!(f, "{value}"),
             Self::Address(0) => f.write_str("NULL"),
-            Self::Hex(0) | Self::Mode(0) => f.write_char('0'),
+            Self::Hex(0) => f.write_char('0'),
             Self::Hex(value) | Self::Address(value) => write!(f, "{value:#x}"),
-            Self::Mode(value) => write!(f, "0{value:o}"),
+            Self::Mode(value) => write_mode(f, *value),
             Self::Device(major, minor) => {
                 write!(f, "makedev({}, {})", Self::Hex((*major).into()), Self::Hex((*minor).into()))
             }
@@ -117,6 +117,11 @@ impl fmt::Display for Value {
             Self::Pointee(value) => write!(f, "[{value}]"),
         }
     }
+}
+
+/// Writes permissions in octal: with a leading zero, and three digits at least.
+pub(super) fn write_mode(f: &mut impl Write, mode: u32) -> fmt::Result {
+    if mode < 0o100 { write!(f, "{mode:03o}") } else { write!(f, "0{mode:o}") }
 }
 
 /// What stands for elements that are left out.

@@ -141,7 +141,7 @@ pub(super) const CALLS: &[(usize, Signature)] = calls! {
     130 rt_sigsuspend(set: Address, sigsetsize: Size);
     131 sigaltstack(ss: Address, old_ss: Address);
     132 utime(filename: Path, times: Address);
-    133 mknod(filename: Path, mode: Mode, dev: Device);
+    133 mknod(filename: Path, mode: FileMode, dev: Device);
     134 uselib(library: Path);
     135 personality(persona: Hex);
     136 ustat(dev: Device, ubuf: Address);

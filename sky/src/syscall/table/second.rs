@@ -67,7 +67,7 @@ pub(super) const CALLS: &[(usize, Signature)] = calls! {
     256 migrate_pages(pid: Pid, maxnode: ULong, old_nodes: Address, new_nodes: Address);
     257 openat(dirfd: DirFd, filename: Path, flags: Flags(&OPEN), mode: CreateMode { flags: 2 });
     258 mkdirat(dirfd: DirFd, pathname: Path, mode: Mode);
-    259 mknodat(dirfd: DirFd, filename: Path, mode: Mode, dev: Device);
+    259 mknodat(dirfd: DirFd, filename: Path, mode: FileMode, dev: Device);
     260 fchownat(dirfd: DirFd, filename: Path, user: Uid, group: Uid, flag: Flags(&AT));
     261 futimesat(dirfd: DirFd, filename: Path, times: Address);
     262 newfstatat(dirfd: DirFd, filename: Path, statbuf: to(Layout::Stat), flag: Flags(&AT));
