@@ -35,7 +35,7 @@ flags! {
 }
 
 flags! {
-    /// `clone(2)`, `clone3(2)`, `unshare(2)`, `setns(2)`: `include/uapi/linux/sched.h`.
+    /// `clone(2)`, `clone3(2)`, `unshare(2)`: `include/uapi/linux/sched.h`.
     CLONE, wide = true:
     CLONE_VM = 0x100, CLONE_FS = 0x200, CLONE_FILES = 0x400, CLONE_SIGHAND = 0x800, CLONE_PIDFD = 0x1000,
     CLONE_PTRACE = 0x2000, CLONE_VFORK = 0x4000, CLONE_PARENT = 0x8000, CLONE_THREAD = 0x1_0000,
@@ -46,6 +46,13 @@ flags! {
     CLONE_NEWNET = 0x4000_0000, CLONE_IO = 0x8000_0000, CLONE_CLEAR_SIGHAND = 0x1_0000_0000,
     CLONE_INTO_CGROUP = 0x2_0000_0000,
     SIGCHLD = 17 in 0xff,
+}
+
+flags! {
+    /// `setns(2)`: an `int`.
+    SETNS, wide = false:
+    CLONE_NEWTIME = 0x80, CLONE_NEWNS = 0x2_0000, CLONE_NEWCGROUP = 0x200_0000, CLONE_NEWUTS = 0x400_0000,
+    CLONE_NEWIPC = 0x800_0000, CLONE_NEWUSER = 0x1000_0000, CLONE_NEWPID = 0x2000_0000, CLONE_NEWNET = 0x4000_0000,
 }
 
 flags! {

@@ -8,7 +8,7 @@ use super::{at, calls, to};
 pub(super) const CALLS: &[(usize, Signature)] = calls! {
     200 tkill(tid: Pid, sig: Signal);
     201 time(tloc: Address);
-    202 futex(uaddr: Address, op: Flags(&FUTEX), val: UInt, utime: HexLong, uaddr2: Address, val3: Hex);
+    202 futex(uaddr: Address, op: Flags(&FUTEX), val: UInt, utime: Address, uaddr2: Address, val3: Hex);
     203 sched_setaffinity(pid: Pid, len: UInt, mask: Address);
     204 sched_getaffinity(pid: Pid, len: UInt, mask: Address);
     205 set_thread_area(u_info: Address);
@@ -118,7 +118,7 @@ pub(super) const CALLS: &[(usize, Signature)] = calls! {
     305 clock_adjtime(clockid: Enum(&CLOCK), buf: Address);
     306 syncfs(fd: Fd);
     307 sendmmsg(fd: Fd, msgvec: Address, vlen: UInt, flags: Flags(&MSG));
-    308 setns(fd: Fd, flags: Flags(&CLONE));
+    308 setns(fd: Fd, flags: Flags(&SETNS));
     309 getcpu(cpu: to(Layout::Int), node: to(Layout::Int), unused: Address);
     310 process_vm_readv(pid: Pid, local: IovecOut { count: 2 }, local_count: ULong, remote: Iovec { count: 4 },
         remote_count: ULong, flags: HexLong);
