@@ -21,6 +21,7 @@ pub(super) fn read(view: &View<'_>, layout: Layout, address: u64) -> Value {
             Value::List { items, cut: false }
         }),
         Layout::Stat => array::<144>(view, address).map(|bytes| stat(&bytes)),
+        Layout::Statx => array::<256>(view, address).map(|bytes| statx(&bytes)),
         Layout::Timespec => array::<16>(view, address).map(|bytes| pair(&bytes, "tv_sec", "tv_nsec")),
         Layout::Timeval => array::<16>(view, address).map(|bytes| pair(&bytes, "tv_sec", "tv_usec")),
         Layout::Timespecs => array::<32>(view, address).map(|bytes| {
@@ -112,6 +113,25 @@ fn stat(bytes: &[u8]) -> Value {
         0o020_000 | 0o060_000 => ("st_rdev", device(int(bytes, 40).cast_unsigned())),
         _ => ("st_size", Value::Signed(word(bytes, 48).cast_signed())),
     });
+    Value::Struct { members, cut: true }
+}
+
+/// `include/uapi/linux/stat.h`.
+fn statx(bytes: &[u8]) -> Value {
+    let half = |offset| int(bytes, offset).cast_unsigned();
+    let unsigned = |offset| Value::Unsigned(word(bytes, offset));
+    let members = vec![
+        ("stx_mask", Value::Flags(flags::STATX.describe(half(0).into()))),
+        ("stx_blksize", Value::Unsigned(half(4).into())),
+        ("stx_nlink", Value::Unsigned(half(16).into())),
+        ("stx_uid", Value::Unsigned(half(20).into())),
+        ("stx_gid", Value::Unsigned(half(24).into())),
+        ("stx_mode", file_mode(half(28) & 0xffff)),
+        ("stx_ino", unsigned(32)),
+        ("stx_size", unsigned(40)),
+        ("stx_blocks", unsigned(48)),
+        ("stx_dev", Value::Device(half(136), half(140))),
+    ];
     Value::Struct { members, cut: true }
 }
 

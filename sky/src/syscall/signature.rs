@@ -150,6 +150,8 @@ pub enum Layout {
     FdPair,
     /// `struct stat` of x86-64, 144 bytes.
     Stat,
+    /// `struct statx`, 256 bytes.
+    Statx,
     /// `struct timespec`.
     Timespec,
     /// Two of them: when accessed, when modified (`utimensat`).
@@ -178,6 +180,7 @@ impl Layout {
             Self::Timespecs => 32,
             Self::CloneArgs => 64,
             Self::Stat => 144,
+            Self::Statx => 256,
         }
     }
 }

@@ -3,4 +3,5 @@
 mod guest;
 mod hostile;
 mod lines;
+mod moments;
 mod names;

@@ -25,6 +25,14 @@ flags! {
 }
 
 flags! {
+    /// What `statx(2)` is asked for, and what it found: `include/uapi/linux/stat.h`.
+    STATX, wide = false:
+    STATX_BASIC_STATS = 0x7ff, STATX_TYPE = 0x1, STATX_MODE = 0x2, STATX_NLINK = 0x4, STATX_UID = 0x8,
+    STATX_GID = 0x10, STATX_ATIME = 0x20, STATX_MTIME = 0x40, STATX_CTIME = 0x80, STATX_INO = 0x100,
+    STATX_SIZE = 0x200, STATX_BLOCKS = 0x400, STATX_BTIME = 0x800, STATX_MNT_ID = 0x1000, STATX_DIOALIGN = 0x2000,
+}
+
+flags! {
     /// `unlinkat(2)`.
     UNLINK_AT, wide = false: AT_REMOVEDIR = 0x200,
 }

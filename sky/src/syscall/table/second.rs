@@ -146,7 +146,7 @@ pub(super) const CALLS: &[(usize, Signature)] = calls! {
     329 pkey_mprotect(addr: Address, length: Size, prot: Flags(&PROT), pkey: Int);
     330 pkey_alloc(flags: HexLong, init_val: HexLong);
     331 pkey_free(pkey: Int);
-    332 statx(dirfd: DirFd, filename: Path, flags: Flags(&AT), mask: Hex, buffer: Address);
+    332 statx(dirfd: DirFd, filename: Path, flags: Flags(&AT), mask: Flags(&STATX), buffer: to(Layout::Statx));
     333 io_pgetevents(ctx_id: HexLong, min_nr: Long, nr: Long, events: Address, timeout: at(Layout::Timespec),
         usig: Address);
     334 rseq(rseq: Address, rseq_len: UInt, flags: Hex, sig: Hex);

@@ -79,3 +79,11 @@ pub(super) fn raw(number: i64, args: &[u64]) -> RawCall {
     all[..args.len()].copy_from_slice(args);
     RawCall { number: number.try_into().unwrap(), args: all }
 }
+
+/// An `int` in a register.
+pub(super) fn int(value: i32) -> u64 {
+    u64::from(value.cast_unsigned())
+}
+
+/// `AT_FDCWD`.
+pub(super) const CWD: u64 = 0xffff_ff9c;
