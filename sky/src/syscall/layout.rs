@@ -153,6 +153,8 @@ fn wait_status(status: i32) -> Value {
         (0, _) => format!("{{WIFEXITED(s) && WEXITSTATUS(s) == {high}}}"),
         (_, 0x7f) if status == 0xffff => "{WIFCONTINUED(s)}".to_owned(),
         (_, 0x7f) => format!("{{WIFSTOPPED(s) && WSTOPSIG(s) == {}}}", signal(high)),
+        // Signal 127 does not exist.
+        (0x7f, _) => format!("{status:#x}"),
         _ if status & 0x80 != 0 => {
             format!("{{WIFSIGNALED(s) && WTERMSIG(s) == {} && WCOREDUMP(s)}}", signal(low))
         }

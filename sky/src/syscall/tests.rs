@@ -5,3 +5,4 @@ mod hostile;
 mod lines;
 mod moments;
 mod names;
+mod structures;
