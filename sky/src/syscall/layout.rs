@@ -151,7 +151,7 @@ fn wait_status(status: i32) -> Value {
     let high = (status >> 8) & 0xff;
     let text = match (low, status & 0xff) {
         (0, _) => format!("{{WIFEXITED(s) && WEXITSTATUS(s) == {high}}}"),
-        (_, 0x7f) if status == 0xffff => "{WIFCONTINUED(s)}".to_owned(),
+        _ if status == 0xffff => "{WIFCONTINUED(s)}".to_owned(),
         (_, 0x7f) => format!("{{WIFSTOPPED(s) && WSTOPSIG(s) == {}}}", signal(high)),
         // Signal 127 does not exist.
         (0x7f, _) => format!("{status:#x}"),
