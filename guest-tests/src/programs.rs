@@ -26,11 +26,14 @@ pub enum Program {
     GetpidLoop,
     /// Executes an undefined instruction and expects the signal.
     Ud2,
+    /// Makes system calls of every kind at once, checks and counts them.
+    Torture,
 }
 
 impl Program {
     /// Those that guests run.
-    pub const GUEST: [Program; 4] = [Program::Writer, Program::Bystander, Program::GetpidLoop, Program::Ud2];
+    pub const GUEST: [Program; 5] =
+        [Program::Writer, Program::Bystander, Program::GetpidLoop, Program::Ud2, Program::Torture];
 
     /// The program's file name.
     pub fn name(self) -> &'static str {
@@ -40,6 +43,7 @@ impl Program {
             Program::Bystander => "bystander",
             Program::GetpidLoop => "getpid-loop",
             Program::Ud2 => "ud2",
+            Program::Torture => "torture",
         }
     }
 
