@@ -26,6 +26,7 @@ pub mod place;
 pub mod programs;
 pub mod progress;
 pub mod results;
+pub mod strace;
 pub mod torture;
 pub mod workload;
 

@@ -1,10 +1,11 @@
 //! The Debian packages that the lab and the guests are made of, and how to get them.
 //!
-//! Kernels and busybox are downloaded and unpacked below the target directory, which needs no privilege. Programs
+//! Kernels, busybox and a small system for guests are downloaded and unpacked below the target directory, which needs no privilege. Programs
 //! of the host (QEMU, e2fsprogs, xz) are installed when the user is root and asked for otherwise.
 
 mod apt;
 mod host;
+mod rootfs;
 mod vmlinux;
 
 use std::fs;
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::paths;
 
 pub use host::{Tool, ensure, qemu};
+pub use rootfs::rootfs;
 
 use apt::Apt;
 

@@ -4,7 +4,7 @@
 //! of returning, by SYSRET and by IRET. Only the resume flag in R11 may differ: whoever made the kernel choose IRET
 //! may have set it, and processors may too.
 
-use std::arch::global_asm;
+use std::arch::naked_asm;
 
 /// The resume flag.
 const RF: u64 = 1 << 16;
@@ -26,91 +26,85 @@ struct After {
     next: u64,
 }
 
-// `torture_registers(After *out, number)`: DF and CF are set during the call, for flags that matter.
-global_asm!(
-    ".pushsection .text",
-    ".type torture_registers, @function",
-    "torture_registers:",
-    "push rbx",
-    "push rbp",
-    "push r12",
-    "push r13",
-    "push r14",
-    "push r15",
-    "push rdi",
-    "push rsi",
-    "movabs rax, 0x0123456789abcdef",
-    "mov rdi, rax",
-    "lea rsi, [rdi + rax]",
-    "lea rdx, [rsi + rax]",
-    "lea r10, [rdx + rax]",
-    "lea r8, [r10 + rax]",
-    "lea r9, [r8 + rax]",
-    "lea rbx, [r9 + rax]",
-    "lea rbp, [rbx + rax]",
-    "lea r12, [rbp + rax]",
-    "lea r13, [r12 + rax]",
-    "lea r14, [r13 + rax]",
-    "lea r15, [r14 + rax]",
-    "lea rcx, [r15 + rax]",
-    "movq xmm0, rcx",
-    "lea rcx, [rcx + rax]",
-    "movq xmm15, rcx",
-    "pop rax",
-    "stc",
-    "std",
-    "pushfq",
-    "syscall",
-    "7:",
-    "push rax",
-    "mov rax, [rsp + 16]",
-    "mov [rax], rdi",
-    "mov [rax + 8], rsi",
-    "mov [rax + 16], rdx",
-    "mov [rax + 24], r10",
-    "mov [rax + 32], r8",
-    "mov [rax + 40], r9",
-    "mov [rax + 48], rbx",
-    "mov [rax + 56], rbp",
-    "mov [rax + 64], r12",
-    "mov [rax + 72], r13",
-    "mov [rax + 80], r14",
-    "mov [rax + 88], r15",
-    "movq [rax + 96], xmm0",
-    "movq [rax + 104], xmm15",
-    "mov [rax + 112], rcx",
-    "mov [rax + 120], r11",
-    "pop rcx",
-    "mov [rax + 128], rcx",
-    "pushfq",
-    "pop rcx",
-    "mov [rax + 136], rcx",
-    "pop rcx",
-    "mov [rax + 144], rcx",
-    "lea rcx, [rip + 7b]",
-    "mov [rax + 152], rcx",
-    "cld",
-    "pop rdi",
-    "pop r15",
-    "pop r14",
-    "pop r13",
-    "pop r12",
-    "pop rbp",
-    "pop rbx",
-    "ret",
-    ".size torture_registers, . - torture_registers",
-    ".popsection",
-);
-
-unsafe extern "C" {
-    fn torture_registers(out: *mut After, number: u64);
+/// Makes call `number` with a pattern in every register, and writes what it finds behind it to `out`. DF and CF are
+/// set meanwhile, for flags that matter.
+#[unsafe(naked)]
+extern "C" fn torture_registers(out: *mut After, number: u64) {
+    naked_asm!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdi",
+        "push rsi",
+        "movabs rax, 0x0123456789abcdef",
+        "mov rdi, rax",
+        "lea rsi, [rdi + rax]",
+        "lea rdx, [rsi + rax]",
+        "lea r10, [rdx + rax]",
+        "lea r8, [r10 + rax]",
+        "lea r9, [r8 + rax]",
+        "lea rbx, [r9 + rax]",
+        "lea rbp, [rbx + rax]",
+        "lea r12, [rbp + rax]",
+        "lea r13, [r12 + rax]",
+        "lea r14, [r13 + rax]",
+        "lea r15, [r14 + rax]",
+        "lea rcx, [r15 + rax]",
+        "movq xmm0, rcx",
+        "lea rcx, [rcx + rax]",
+        "movq xmm15, rcx",
+        "pop rax",
+        "stc",
+        "std",
+        "pushfq",
+        "syscall",
+        "7:",
+        "push rax",
+        "mov rax, [rsp + 16]",
+        "mov [rax], rdi",
+        "mov [rax + 8], rsi",
+        "mov [rax + 16], rdx",
+        "mov [rax + 24], r10",
+        "mov [rax + 32], r8",
+        "mov [rax + 40], r9",
+        "mov [rax + 48], rbx",
+        "mov [rax + 56], rbp",
+        "mov [rax + 64], r12",
+        "mov [rax + 72], r13",
+        "mov [rax + 80], r14",
+        "mov [rax + 88], r15",
+        "movq [rax + 96], xmm0",
+        "movq [rax + 104], xmm15",
+        "mov [rax + 112], rcx",
+        "mov [rax + 120], r11",
+        "pop rcx",
+        "mov [rax + 128], rcx",
+        "pushfq",
+        "pop rcx",
+        "mov [rax + 136], rcx",
+        "pop rcx",
+        "mov [rax + 144], rcx",
+        "lea rcx, [rip + 7b]",
+        "mov [rax + 152], rcx",
+        "cld",
+        "pop rdi",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
+    )
 }
 
 /// Makes a call that ignores its arguments, and returns its result, or what it changed.
 pub(super) fn call(number: i64) -> Result<i64, &'static str> {
     let mut after = After::default();
-    // SAFETY: it writes one `After`, keeps the registers that a function must keep, and the call takes no address.
-    unsafe { torture_registers(&raw mut after, number.cast_unsigned()) };
+    torture_registers(&raw mut after, number.cast_unsigned());
     check(&after)
 }
 
@@ -143,8 +137,7 @@ mod tests {
     #[test]
     fn changes_are_found() {
         let mut after = After::default();
-        // SAFETY: as above.
-        unsafe { torture_registers(&raw mut after, libc::SYS_getpid.cast_unsigned()) };
+        torture_registers(&raw mut after, libc::SYS_getpid.cast_unsigned());
         assert!(check(&after).is_ok());
         for at in 0..REGISTERS {
             let mut other = after;
