@@ -73,8 +73,9 @@ fn torture_is_right_in_a_guest() {
         for (flavour, cpus, threads) in [(Flavour::Cloud61, 1, 2), (Flavour::Cloud612, 4, 4)] {
             let scratch = Scratch::new().unwrap();
             let kernel = Kernel::get(flavour).unwrap();
-            let script =
-                format!("torture --rounds 12 --threads {threads} --storm 5000; torture trace; nproc=$(nproc); echo NPROC=$nproc");
+            let script = format!(
+                "torture --rounds 12 --threads {threads} --storm 5000; torture trace; nproc=$(nproc); echo NPROC=$nproc"
+            );
             let initramfs = scratch.initramfs(&kernel, &script).unwrap();
             let run = GuestRun::new(&kernel.vmlinux().unwrap(), &initramfs).cpus(cpus);
             let finished = run.run().unwrap().ok().unwrap();

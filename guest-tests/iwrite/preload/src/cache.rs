@@ -57,10 +57,8 @@ impl Cache {
     pub(crate) fn find(&self, fd: i32, file: File) -> Option<Option<u32>> {
         let entry = self.entry(fd)?;
         let before = entry.version.load(Ordering::SeqCst);
-        let found = File {
-            device: entry.device.load(Ordering::SeqCst),
-            inode: entry.inode.load(Ordering::SeqCst),
-        };
+        let found =
+            File { device: entry.device.load(Ordering::SeqCst), inode: entry.inode.load(Ordering::SeqCst) };
         let class = entry.class.load(Ordering::SeqCst);
         let after = entry.version.load(Ordering::SeqCst);
         if before != after || !before.is_multiple_of(2) || class & KNOWN == 0 || found != file {
