@@ -97,9 +97,11 @@ fn its_counts_are_those_of_strace() {
     let restarts = trace.threads.iter().flat_map(|thread| &thread.calls);
     assert!(restarts.filter(|call| matches!(call.outcome, Outcome::Restart(_))).count() > 10);
     assert!(trace.entered("rt_sigreturn") >= count(&said, "SIGNALS"));
-    for name in ["restart_syscall", "vfork", "clone3", "execve", "fork", "sched_setaffinity"] {
-        assert!(trace.entered(name) > 0 || name == "sched_setaffinity", "{name}");
+    // Of what a worker does in 12 rounds, each of the four does all twice.
+    for (name, times) in [("vfork", 8), ("clone3", 8), ("execve", 8 * 7), ("fork", 8 * 8)] {
+        assert!(trace.entered(name) >= times, "{name}");
     }
+    assert!(trace.entered("restart_syscall") > 0, "stopped sleeps were resumed");
 }
 
 /// The calls of each thread, in order, threads in the order of their numbers. Without those that follow from what

@@ -12,7 +12,7 @@ pub(crate) const FORKED: i32 = 42;
 /// How often a program executes itself in a chain.
 const CHAIN: u64 = 4;
 /// How long the process sleeps that is stopped meanwhile, in microseconds.
-const STOPPED: u64 = 20_000;
+const STOPPED: u64 = 50_000;
 
 /// What a worker does in one round; in so many rounds it does everything.
 const KINDS: [fn(&Worker); 12] = [
@@ -58,6 +58,7 @@ pub(crate) fn wait(worker: &Worker, what: &str, child: i64, wanted: i32) {
         result
     });
     expect("wait4", result, child);
+    worker.shared.progress.fetch_add(1, Ordering::SeqCst);
     expect(what, status.into(), wanted.into());
 }
 
@@ -162,6 +163,7 @@ fn stopped(worker: &Worker) {
         constants.check(worker.shared);
         expect("nanosleep of a stopped process", sys::nanosleep(STOPPED).0, 0);
     });
+    threads::until_blocked_or_ended(child);
     kill(child, libc::SIGSTOP);
     let mut status = 0;
     let result = worker.again("wait4 for the stop", || {

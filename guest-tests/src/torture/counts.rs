@@ -99,6 +99,8 @@ pub struct Shared {
     pub signals: AtomicU64,
     /// Calls that a signal interrupted, as their callers saw it.
     pub interrupted: AtomicU64,
+    /// Rounds that workers have completed, and processes that have ended: what shows that the storm is not too strong.
+    pub progress: AtomicU64,
     /// Processes that were started.
     pub processes: AtomicU64,
     /// Bytes that were checked.

@@ -6,6 +6,9 @@
 //! | `SIGUSR1` | `tgkill` | yes, `SA_RESTART` |
 //! | `SIGUSR2` | `tgkill` | no |
 //!
+//! Linux begins `fork` anew when a signal comes meanwhile. Where that takes longer than the time between two signals it
+//! never ends, so the time is doubled while nobody gets on, and halved again.
+//!
 //! Workers with even numbers block those that do not restart calls, and then insist on never seeing `EINTR` where
 //! Linux restarts.
 
@@ -23,6 +26,11 @@ use super::{Options, expect, fail, succeed, sys};
 static HANDLER_PIPE: AtomicI32 = AtomicI32::new(-1);
 /// Every so many signals to workers, the timer sends one.
 const TIMER_EVERY: u64 = 4;
+
+/// Every so many signals, somebody must have got on; else the time between them is doubled, up to this many
+/// microseconds.
+const PATIENCE: u64 = 16;
+const LONGEST: u64 = 500_000;
 
 /// The signals whose handler does not restart calls, as a mask.
 pub(crate) const NO_RESTART: u64 = (1 << (libc::SIGALRM - 1)) | (1 << (libc::SIGUSR2 - 1));
@@ -88,9 +96,8 @@ impl Storm {
         let mut storm = Storm { targets: Arc::clone(&targets), sender: None, drain };
         if options.storm > 0 {
             let (pid, every) = (sys::int(shared.call(Own::Getpid, [0; 2])), options.storm);
-            let body = move || send(&targets, pid, every);
+            let body = move || send(shared, &targets, pid, every);
             storm.sender = Some(thread::Builder::new().spawn(body)?);
-            timer(every.saturating_mul(TIMER_EVERY))?;
         }
         Ok(storm)
     }
@@ -102,11 +109,11 @@ impl Storm {
 
     /// Ends it. After this no handler runs any more.
     pub(crate) fn stop(mut self) -> io::Result<()> {
-        timer(0)?;
         self.targets.over.store(true, Ordering::SeqCst);
         if let Some(sender) = self.sender.take() {
             sender.join().map_err(|_| io::Error::other("the sender of signals panicked"))?;
         }
+        timer(0)?;
         expect("rt_sigprocmask", sys::block_signals(ALL), 0);
         let mut bytes = [0; 4096];
         let drained = sys::read(self.drain, &mut bytes);
@@ -130,13 +137,14 @@ pub(crate) fn install(signal: i32, flags: i32, handler: extern "C" fn(libc::c_in
     }
 }
 
-/// Sends `SIGALRM` every so many microseconds; 0 for no more.
+/// Sends one `SIGALRM` after so many microseconds; 0 for none.
 fn timer(microseconds: u64) -> io::Result<()> {
     let time = libc::timeval {
         tv_sec: (microseconds / 1_000_000).cast_signed(),
         tv_usec: (microseconds % 1_000_000).cast_signed(),
     };
-    let timer = libc::itimerval { it_interval: time, it_value: time };
+    let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let timer = libc::itimerval { it_interval: never, it_value: time };
     // SAFETY: the timer lives for the call.
     match unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, ptr::null_mut()) } {
         0 => Ok(()),
@@ -144,21 +152,31 @@ fn timer(microseconds: u64) -> io::Result<()> {
     }
 }
 
-fn send(targets: &Targets, pid: i32, every: u64) {
+fn send(shared: &Shared, targets: &Targets, pid: i32, every: u64) {
     // The timer's signals are for the workers, and this thread is to end in time.
     expect("rt_sigprocmask", sys::block_signals(ALL), 0);
     let signals = [libc::SIGUSR1, libc::SIGUSR1, libc::SIGUSR2];
-    for (target, signal) in targets.threads.iter().cycle().zip(signals.iter().cycle()) {
+    let (mut pause, mut before) = (every, 0);
+    let both = targets.threads.iter().cycle().zip(signals.iter().cycle());
+    for (sent, (target, signal)) in (1u64..).zip(both) {
         if targets.over.load(Ordering::SeqCst) {
             return;
         }
         let thread = target.load(Ordering::SeqCst);
         if thread != 0 {
-            let sent = sys::tgkill(pid, thread, *signal);
-            if sent != 0 && sent != -i64::from(libc::ESRCH) {
-                fail("tgkill", sent);
+            let result = sys::tgkill(pid, thread, *signal);
+            if result != 0 && result != -i64::from(libc::ESRCH) {
+                fail("tgkill", result);
             }
         }
-        sys::sleep(every);
+        if sent.is_multiple_of(TIMER_EVERY) && timer(pause).is_err() {
+            fail("setitimer", 0);
+        }
+        if sent.is_multiple_of(PATIENCE) {
+            let now = shared.progress.load(Ordering::SeqCst);
+            pause = if now == before { pause.saturating_mul(2).min(LONGEST) } else { (pause / 2).max(every) };
+            before = now;
+        }
+        sys::sleep(pause);
     }
 }

@@ -104,7 +104,7 @@ pub(crate) extern "C" fn exits(arg: u64) -> ! {
 /// Waits until the first thread has ended, and ends the process.
 extern "C" fn survives(arg: u64) -> ! {
     let told = told(arg);
-    until_state(told.pid, told.pid, b'Z');
+    until_state(told.pid, told.pid, b"Z");
     expect("getpid when the first thread has gone", shared().call(Own::Getpid, [0; 2]), told.pid);
     sys::exit_group(BY_THREAD)
 }
@@ -174,12 +174,17 @@ fn join(ended: &AtomicU32) {
 
 /// Waits until a thread sleeps in a call. The threads here make no other call in which they could sleep.
 pub(crate) fn until_blocked(pid: i64, thread: i64) {
-    until_state(pid, thread, b'S');
+    until_state(pid, thread, b"S");
 }
 
-fn until_state(pid: i64, thread: i64, wanted: u8) {
+/// As [`until_blocked`], for a sleep that may be over, and the process ended, before we look.
+pub(crate) fn until_blocked_or_ended(pid: i64) {
+    until_state(pid, pid, b"SZ");
+}
+
+fn until_state(pid: i64, thread: i64, wanted: &[u8]) {
     for _ in 0..TRIES {
-        if state(pid, thread) == Some(wanted) {
+        if state(pid, thread).is_some_and(|state| wanted.contains(&state)) {
             return;
         }
         sys::sleep(BETWEEN);

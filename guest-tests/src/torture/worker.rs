@@ -169,6 +169,7 @@ impl Worker {
             self.memory(round);
             self.mistakes();
             burst::burst(self, round.wrapping_add(self.index.into()));
+            self.shared.progress.fetch_add(1, Ordering::SeqCst);
             round += 1;
         }
         self.end();
