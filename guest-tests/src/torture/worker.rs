@@ -280,7 +280,7 @@ impl Worker {
                 // What is left may be more by the slack that the kernel adds.
                 (EINTR, rest) if rest <= left + SLACK => {
                     self.shared.interrupted.fetch_add(1, Ordering::SeqCst);
-                    left = rest.min(left.saturating_sub(1));
+                    left = rest.min(left - left.div_ceil(8));
                 }
                 (result, _) => fail("nanosleep", result),
             }
