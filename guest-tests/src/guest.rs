@@ -31,6 +31,17 @@ pub const INIT_MARKER: &str = "GUEST_INIT=reached";
 const LIMIT: Duration = Duration::from_secs(240);
 const OUTPUT_LINES: usize = 40;
 
+/// Mounts [`packages::rootfs`] from a disk, which init names in `$ROOTFS`, on `/root-fs`, with a writable `/tmp` and
+/// `/root`; `inside COMMAND` runs a command in it.
+pub const MOUNT_ROOTFS: &str = "
+mkdir -p /root-fs && mount -t ext4 -o ro $ROOTFS /root-fs
+for each in proc sys dev; do mount -o bind /$each /root-fs/$each; done
+for each in tmp root; do mount -t tmpfs tmpfs /root-fs/$each; done
+inside() {
+    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C chroot /root-fs \"$@\"
+}
+";
+
 /// What every init does before the test's own commands.
 const PROLOGUE: &str = "#!/bin/sh
 mount -t proc proc /proc
@@ -92,6 +103,7 @@ pub fn prepare() -> Result<()> {
         kernel.vmlinux()?;
         base(&kernel)?;
     }
+    packages::rootfs()?;
     programs::sky_vmm()?;
     Program::GUEST.iter().try_for_each(|program| program.path().map(drop))
 }
@@ -144,6 +156,12 @@ impl GuestRun {
     pub fn disk(self, disk: &Disk) -> GuestRun {
         let path = disk.path().display().to_string().replace(',', ",,");
         self.option("--disk", format!("path={path},format=raw"))
+    }
+
+    /// Adds a disk with [`packages::rootfs`] that the guest cannot write.
+    pub fn rootfs(self) -> Result<GuestRun> {
+        let path = packages::rootfs()?.display().to_string().replace(',', ",,");
+        Ok(self.option("--disk", format!("path={path},format=raw,readonly=on")))
     }
 
     /// Says what to monitor.

@@ -28,6 +28,8 @@ pub mod place;
 pub mod programs;
 pub mod progress;
 pub mod results;
+pub mod strace;
+pub mod torture;
 pub mod workload;
 
 pub use e2e::e2e;

@@ -27,11 +27,22 @@ pub enum Program {
     GetpidLoop,
     /// Executes an undefined instruction and expects the signal.
     Ud2,
+    /// Is made to call the kernel for somebody else, and must not notice.
+    InsightTarget,
+    /// Makes system calls of every kind at once, checks and counts them.
+    Torture,
 }
 
 impl Program {
     /// Those that guests run.
-    pub const GUEST: [Program; 4] = [Program::Writer, Program::Bystander, Program::GetpidLoop, Program::Ud2];
+    pub const GUEST: [Program; 6] = [
+        Program::Writer,
+        Program::Bystander,
+        Program::GetpidLoop,
+        Program::Ud2,
+        Program::InsightTarget,
+        Program::Torture,
+    ];
 
     /// The program's file name.
     pub fn name(self) -> &'static str {
@@ -41,6 +52,8 @@ impl Program {
             Program::Bystander => "bystander",
             Program::GetpidLoop => "getpid-loop",
             Program::Ud2 => "ud2",
+            Program::InsightTarget => "insight-target",
+            Program::Torture => "torture",
         }
     }
 

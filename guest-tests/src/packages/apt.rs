@@ -98,17 +98,46 @@ Acquire::IndexTargets::deb::Translations::DefaultEnabled "false";
             .ok_or_else(|| Error::Missing(format!("the package {meta} depends on no kernel")))
     }
 
+    /// Packages with all that they need, as `name=version`, in an order in which they could be installed. Nothing is
+    /// installed already as far as the private apt is concerned, so the list is complete.
+    pub(super) fn closure(&self, packages: &[&str]) -> Result<Vec<String>> {
+        let mut install = self.tool("apt-get");
+        install.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
+        let text = command::run(&mut install)?;
+        let list: Vec<String> =
+            String::from_utf8_lossy(&text).lines().filter_map(simulated_installation).collect();
+        if list.len() < packages.len() {
+            return Err(Error::Missing(format!("apt-get would not install {}", packages.join(" "))));
+        }
+        Ok(list)
+    }
+
     /// Downloads a package (`name` or `name=version`) and unpacks it into `dir`.
     pub(super) fn unpack(&self, package: &str, dir: &Path) -> Result<()> {
+        self.unpack_all(&[package.to_string()], dir)
+    }
+
+    /// Downloads packages and unpacks them one over the other into `dir`.
+    pub(super) fn unpack_all(&self, packages: &[String], dir: &Path) -> Result<()> {
         let downloads =
             tempfile::tempdir_in(&self.dir).map_err(Error::file("create a directory in", &self.dir))?;
-        command::run(self.tool("apt-get").current_dir(downloads.path()).args(["download", package]))?;
+        command::run(self.tool("apt-get").current_dir(downloads.path()).arg("download").args(packages))?;
         let entries = fs::read_dir(downloads.path()).map_err(Error::file("list", downloads.path()))?;
-        let deb = entries
+        let debs: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .ok_or_else(|| Error::Missing(format!("apt-get download {package} left no .deb file")))?;
-        command::run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(dir)).map(drop)
+            .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .collect();
+        if debs.len() != packages.len() {
+            return Err(Error::Missing(format!(
+                "apt-get download {} left {} .deb files",
+                packages.join(" "),
+                debs.len()
+            )));
+        }
+        for deb in debs {
+            command::run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(dir))?;
+        }
+        Ok(())
     }
 
     /// Installs packages into the system, from these sources. Only root may.
@@ -139,6 +168,15 @@ fn first_dependency(show: &str) -> Option<String> {
     Some(words.next().map_or_else(|| name.to_string(), |version| format!("{name}={version}")))
 }
 
+/// `Inst libc6 (2.36-9 Debian:12/stable [amd64]) []` gives `libc6=2.36-9`.
+fn simulated_installation(line: &str) -> Option<String> {
+    let mut words = line.strip_prefix("Inst ")?.split_whitespace();
+    let name = words.next()?;
+    // The version that is installed already would stand in brackets before the new one.
+    let version = words.find_map(|word| word.strip_prefix('('))?;
+    Some(format!("{name}={version}"))
+}
+
 fn is_old(stamp: &Path) -> bool {
     let Ok(modified) = fs::metadata(stamp).and_then(|meta| meta.modified()) else { return true };
     SystemTime::now().duration_since(modified).is_ok_and(|age| age > LISTS_AGE)
@@ -155,5 +193,14 @@ mod tests {
         let show = "Depends: wireless-regdb, linux-image-6.12.1-amd64\n";
         assert_eq!(first_dependency(show).as_deref(), Some("linux-image-6.12.1-amd64"));
         assert_eq!(first_dependency("Package: x\n"), None);
+    }
+
+    #[test]
+    fn simulated_installations_are_read() {
+        let line = "Inst libattr1 (1:2.5.1-4 Debian:12.15/oldstable [amd64])";
+        assert_eq!(simulated_installation(line).as_deref(), Some("libattr1=1:2.5.1-4"));
+        let line = "Inst libc6 [2.35] (2.36-9 Debian:12.15/oldstable, Debian-Security:12 [amd64]) []";
+        assert_eq!(simulated_installation(line).as_deref(), Some("libc6=2.36-9"));
+        assert_eq!(simulated_installation("Conf libc6 (2.36-9 Debian:12.15/oldstable [amd64])"), None);
     }
 }

@@ -1,10 +1,12 @@
 //! The Debian packages that the lab and the guests are made of, and how to get them.
 //!
-//! Kernels and busybox are downloaded and unpacked below the target directory, which needs no privilege. Programs
-//! of the host (QEMU, Bochs, e2fsprogs, xz) are installed when the user is root and asked for otherwise.
+//! Kernels, busybox and a small system for guests are downloaded and unpacked below the target directory, which needs
+//! no privilege. Programs of the host (QEMU, Bochs, e2fsprogs, xz) are installed when the user is root and asked for
+//! otherwise.
 
 mod apt;
 mod host;
+mod rootfs;
 mod vmlinux;
 
 use std::fs;
@@ -15,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::paths;
 
 pub use host::{BOCHS_BIOS, BOCHS_VGA_BIOS, Bochs, Tool, bochs, ensure, qemu};
+pub use rootfs::rootfs;
 
 use apt::Apt;
 
