@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 
 use kvm_bindings::kvm_regs;
 
+use super::Sky;
 use super::arm::msr;
 use super::armed::Armed;
 use super::frames::{PtRegs, RF};
-use super::Sky;
 use crate::call::{Fstat, Getpid};
 use crate::guest::View;
 use crate::observer::{Call, CallId, CallSet, Inquiry, Observer, ProcessEvent};
@@ -157,7 +157,12 @@ impl Fake {
         let sky = Sky::with_observers(Config::parse(&trap).unwrap(), vec![Arc::new(recorder)]);
         sky.take_up(kernel.0.clone(), setup.cpus, Box::new(|| {}));
         let cpus = (0..setup.cpus)
-            .map(|index| FakeCpu { mock: MockCpu::default(), vcpu: sky.vcpu(index).unwrap(), thread: INIT, stops: 0 })
+            .map(|index| FakeCpu {
+                mock: MockCpu::default(),
+                vcpu: sky.vcpu(index).unwrap(),
+                thread: INIT,
+                stops: 0,
+            })
             .collect();
         let tasks = [Task::default(); SLOTS];
         let mut fake = Self { kernel, sky, cpus, tasks, log, next_ctx: 5, next_pid: 1 };
@@ -287,7 +292,8 @@ impl Fake {
         self.tasks[slot].ctx_id = ctx_id;
         self.load(cpu, slot);
         let saved = stack_top(slot) - PtRegs::SIZE;
-        self.kernel.word(saved + 0x80, USER_CODE + 0x800);
+        // Another entry point each time.
+        self.kernel.word(saved + 0x80, USER_CODE + 0x800 + ctx_id % 16 * 0x80);
         self.kernel.word(saved + 0x98, user_stack(slot) - 0x100);
     }
 
@@ -333,7 +339,8 @@ impl Fake {
         }
         let fake = &mut self.cpus[cpu];
         fake.mock.sregs.cs.selector = 0x10;
-        fake.mock.regs = kvm_regs { rip: GATE, rsp: entry_stack(cpu), rflags: regs.rflags & !0x700 | 2, ..regs };
+        fake.mock.regs =
+            kvm_regs { rip: GATE, rsp: entry_stack(cpu), rflags: regs.rflags & !0x700 | 2, ..regs };
         fake.run(&self.kernel, PORT)
     }
 
@@ -389,7 +396,8 @@ impl Fake {
         let fake = &mut self.cpus[cpu];
         fake.set_mode(false, per_cpu(cpu));
         let rip = self.kernel.get(saved - 8);
-        fake.mock.regs = kvm_regs { rax: u64::from(sysret), rip, rsp: saved, rflags: 2, ..Default::default() };
+        fake.mock.regs =
+            kvm_regs { rax: u64::from(sysret), rip, rsp: saved, rflags: 2, ..Default::default() };
         let ran = fake.run(&self.kernel, PORT);
         if ran == Ran::User {
             let thread = fake.thread;
@@ -414,7 +422,9 @@ impl Fake {
         for (at, word) in (0u64..).zip(words) {
             self.kernel.word(frame + 48 + at * 8, word);
         }
-        for (offset, value) in [(0x50, 0), (0x70, 10), (0x80, HANDLER), (0x90, word(0x90) & !RF), (0x98, frame)] {
+        for (offset, value) in
+            [(0x50, 0), (0x70, 10), (0x80, HANDLER), (0x90, word(0x90) & !RF), (0x98, frame)]
+        {
             self.kernel.word(saved + offset, value);
         }
         self.leave(cpu)
@@ -428,8 +438,10 @@ impl Fake {
         assert_eq!(self.call(cpu, 15, [0; 6]), Ran::Dispatcher);
         let saved = self.saved(cpu);
         let frame = self.get(cpu, 0x98) - 8;
-        let registers =
-            [0x48, 0x40, 0x38, 0x30, 0x18, 0x10, 0x08, 0x00, 0x70, 0x68, 0x20, 0x28, 0x60, 0x50, 0x58, 0x98, 0x80, 0x90];
+        let registers = [
+            0x48, 0x40, 0x38, 0x30, 0x18, 0x10, 0x08, 0x00, 0x70, 0x68, 0x20, 0x28, 0x60, 0x50, 0x58, 0x98,
+            0x80, 0x90,
+        ];
         for (at, offset) in (0u64..).zip(registers) {
             self.kernel.word(saved + offset, self.kernel.get(frame + 48 + at * 8));
         }

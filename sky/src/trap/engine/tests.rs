@@ -46,11 +46,25 @@ fn a_system_call_is_what_the_cpu_would_have_made_it() {
         assert_eq!(fake.call(0, GETPID, [1, 2, 3, 4, 5, 6]), Ran::Dispatcher);
         let words = [0, 0x08, 0x10, 0x18, 0x20, 0x28, 0x58, 0x80, 0x88, 0x98, 0xa0].map(|at| fake.get(0, at));
         let (rip, rsp) = (before.rip, before.rsp);
-        let expected =
-            [before.r15, before.r14, before.r13, before.r12, before.rbp, before.rbx, rip + 2, rip + 2, 0x33, rsp, 0x2b];
+        let expected = [
+            before.r15,
+            before.r14,
+            before.r13,
+            before.r12,
+            before.rbp,
+            before.rbx,
+            rip + 2,
+            rip + 2,
+            0x33,
+            rsp,
+            0x2b,
+        ];
         assert_eq!(words, expected);
         let args = [0x70, 0x68, 0x60, 0x38, 0x48, 0x40].map(|at| fake.get(0, at));
-        assert_eq!((args, fake.get(0, 0x78), fake.get(0, 0x50).cast_signed()), ([1, 2, 3, 4, 5, 6], GETPID, -38));
+        assert_eq!(
+            (args, fake.get(0, 0x78), fake.get(0, 0x50).cast_signed()),
+            ([1, 2, 3, 4, 5, 6], GETPID, -38)
+        );
         let flags = (fake.get(0, 0x30) & !RF, fake.get(0, 0x90) & !RF);
         assert_eq!(flags, (USER_FLAGS, USER_FLAGS));
         let rf = fake.get(0, 0x90) & RF != 0;
@@ -58,7 +72,10 @@ fn a_system_call_is_what_the_cpu_would_have_made_it() {
         assert_eq!(fake.finish(0, 42), Ran::User);
         let after = fake.tasks[WRITER].user;
         assert_eq!((after.rax, after.rip, after.rsp), (42, rip + 2, rsp));
-        assert_eq!((after.rbx, after.rbp, after.r12, after.r15), (before.rbx, before.rbp, before.r12, before.r15));
+        assert_eq!(
+            (after.rbx, after.rbp, after.r12, after.r15),
+            (before.rbx, before.rbp, before.r12, before.r15)
+        );
         let pid = fake.tasks[WRITER].pid;
         assert_eq!(fake.report().processes, [("writer".to_owned(), pid)]);
         if fake.report().mechanism == "port" {
@@ -90,7 +107,11 @@ fn a_write_is_followed_to_its_block_on_the_disk() {
         assert_eq!(fake.sky.classifier().classify_write(4096, &[0; 4096]).class, IoClass::Unknown);
         assert_eq!(fake.finish(0, 4096), Ran::User);
         let user = fake.tasks[WRITER].user;
-        assert_eq!((user.rflags, user.r11), (USER_FLAGS, USER_FLAGS), "as SYSCALL and SYSRET would have left them");
+        assert_eq!(
+            (user.rflags, user.r11),
+            (USER_FLAGS, USER_FLAGS),
+            "as SYSCALL and SYSRET would have left them"
+        );
         let tag = fake.sky.classifier().classify_write(8192, &[0x5a; 4096]);
         let source = tag.source.unwrap();
         let named = (tag.class, &*source.path, source.offset, source.file_size);
@@ -105,7 +126,9 @@ fn a_write_is_followed_to_its_block_on_the_disk() {
 fn an_inode_that_is_used_again_is_another_file() {
     everywhere(|fake| {
         fake.switch(0, WRITER);
-        for (content, name, opened) in [(1, "a.bin\0", None), (2, "b.bin\0", None), (3, "b.bin\0", Some(-2)), (4, "b.bin\0", Some(3))] {
+        for (content, name, opened) in
+            [(1, "a.bin\0", None), (2, "b.bin\0", None), (3, "b.bin\0", Some(-2)), (4, "b.bin\0", Some(3))]
+        {
             fake.kernel.put(object(WRITER) + 0x480, name.as_bytes());
             if let Some(result) = opened {
                 fake.call(0, OPENAT, [0; 6]);

@@ -106,7 +106,9 @@ fn a_stop_is_known_by_its_address() {
     }
     let ways = Ways { followed: Gva(PADDING + 2), passed: Gva(ENTRY), again: Gva(returned - 5) };
     assert_eq!(traps.ways(), ways);
-    for (rip, inside) in [(PADDING - 1, false), (PADDING, true), (PADDING + 5, true), (returned, true), (GATE, true)] {
+    for (rip, inside) in
+        [(PADDING - 1, false), (PADDING, true), (PADDING + 5, true), (returned, true), (GATE, true)]
+    {
         assert_eq!(traps.contains(rip), inside, "{rip:#x}");
     }
 }

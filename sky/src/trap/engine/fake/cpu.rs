@@ -3,10 +3,10 @@
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use kvm_bindings::{kvm_debug_exit_arch, kvm_regs};
 
-use super::kernel::{DISPATCHER, GATE, Kernel, SWITCH};
 use super::super::Vcpu;
 use super::super::arm::msr;
 use super::super::frames::RF;
+use super::kernel::{DISPATCHER, GATE, Kernel, SWITCH};
 use crate::trap::EFER;
 use crate::trap::cpu::mock::MockCpu;
 
