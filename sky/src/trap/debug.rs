@@ -163,7 +163,7 @@ mod tests {
     fn the_stopped_instruction_runs_next() {
         let sites = sites(1);
         let traps = DebugTraps::plan(&Plan { sites: &sites, engine: Engine::Sce }).unwrap();
-        let memory = vm_memory::GuestMemoryMmap::<()>::from_ranges(&[]).unwrap();
+        let memory = vm_memory::GuestMemoryMmap::<()>::from_ranges(&[(vm_memory::GuestAddress(0), 4096)]).unwrap();
         let view = View::new(&memory, 0, false);
         let mut regs = kvm_regs { rip: 0x50, rflags: 2, ..Default::default() };
         traps.resume(&view, &sites.switches[0], &mut regs).unwrap();

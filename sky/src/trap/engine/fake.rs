@@ -1,319 +1,476 @@
-//! A guest made by hand, for tests of the engine.
+//! A guest made by hand, for tests of the engine: a kernel's structures and text, CPUs that run it, threads.
+//!
+//! The CPUs stop where the guest's text or their debug registers say so, not where a test says: what is missing in
+//! either is found out.
 
-use vm_memory::{Bytes, GuestAddress};
+mod cpu;
+mod kernel;
+
+use std::sync::{Arc, Mutex};
 
 use kvm_bindings::kvm_regs;
 
+use super::Sky;
 use super::arm::msr;
+use super::armed::Armed;
 use super::frames::{PtRegs, RF};
-use super::*;
-use crate::Config;
-use crate::guest::btf::builder::Builder;
-use crate::trap::EFER;
+use crate::call::{Fstat, Getpid};
+use crate::guest::View;
+use crate::observer::{Call, CallId, CallSet, Inquiry, Observer, ProcessEvent};
+use crate::syscall::Outcome;
 use crate::trap::cpu::mock::MockCpu;
+use crate::trap::{EFER, LSTAR as LSTAR_MSR};
+use crate::{Config, Report};
 
-/// The first 8 MiB of guest memory, mapped here by 2 MiB pages; user addresses below 4 MiB are the same memory.
-pub(super) const BASE: u64 = 0xffff_ffff_8100_0000;
-pub(super) const LSTAR: u64 = BASE + 0x1_0000;
-pub(super) const IRET: u64 = LSTAR + 0x100;
-pub(super) const GATE: u64 = BASE + 0x2_0000;
-const IDT: u64 = BASE + 0x3_0000;
-const CR3_WRITE: u64 = BASE + 0x4_0000;
-const BTF: u64 = BASE + 0x20_0000;
-pub(super) const PER_CPU: u64 = BASE + 0x40_0000;
-pub(super) const CURRENT: u64 = 0x100;
-const STACK_TOP: u64 = 0x108;
-const CONTEXTS: u64 = 0x200;
-const OBJECTS: u64 = BASE + 0x41_0000;
-const ENTRY_STACK: u64 = BASE + 0x42_0000;
-const THREAD_STACK: u64 = BASE + 0x43_0000;
+pub(super) use cpu::{FakeCpu, Ran};
+pub(super) use kernel::*;
+
+pub(super) const PORT: u8 = 0xe8;
 pub(super) const USER_CODE: u64 = 0x10_0000;
+pub(super) const HANDLER: u64 = 0x10_1000;
 pub(super) const USER_BUFFER: u64 = 0x11_0000;
-pub(super) const USER_STACK: u64 = 0x12_0000;
 pub(super) const USER_FLAGS: u64 = 0x246;
 pub(super) const FMASK: u64 = 0x4_7700;
+/// The engines and mechanisms that there are.
+pub(super) const COMBINATIONS: [(&str, &str); 4] =
+    [("sce", "port"), ("sce", "debug"), ("entry", "port"), ("entry", "debug")];
+/// Slot of the guest's first task, which was there before the traps.
+pub(super) const INIT: usize = 0;
+pub(super) const SLOTS: usize = 8;
 
-/// A process of the fake guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FakeProcess {
-    pub(super) ctx_id: u64,
-    pub(super) cr3: u64,
-    pub(super) executable: &'static str,
-    pub(super) object: u64,
+pub(super) fn user_stack(slot: usize) -> u64 {
+    0x20_0000 + (slot as u64 + 1) * 0x1_0000
 }
 
-pub(super) const OLD: FakeProcess = FakeProcess { ctx_id: 5, cr3: 0x1000, executable: "init", object: 0 };
-pub(super) const BYSTANDER: FakeProcess = FakeProcess { ctx_id: 8, cr3: 0x8000, executable: "sh", object: 1 };
-pub(super) const WRITER: FakeProcess =
-    FakeProcess { ctx_id: 9, cr3: 0x9000, executable: "writer", object: 2 };
+/// What an observer was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Entered { id: u64, pid: u32, tid: u32, number: u64 },
+    Returned { id: u64, outcome: Outcome },
+    Abandoned(u64),
+    Begins(u32),
+    Ends(u32),
+    Answers(Vec<String>),
+}
+
+/// Writes down what it is told, and asks if it is to.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    wants: Vec<u64>,
+    asks: bool,
+    log: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Recorder {
+    fn tell(&self, event: Event) {
+        self.log.lock().unwrap().push(event);
+    }
+
+    fn inquiry(&self, call: &Call<'_>) -> Option<Inquiry> {
+        let (thread, log) = (call.thread(), Arc::clone(&self.log));
+        self.asks.then(|| {
+            Box::pin(async move {
+                let pid = thread.call(Getpid).await.map(|pid| pid.to_string());
+                let size = thread.call(Fstat { fd: 3 }).await.map(|stat| stat.size.to_string());
+                let answers = [pid, size].map(|answer| answer.unwrap_or_else(|refused| refused.to_string()));
+                log.lock().unwrap().push(Event::Answers(answers.to_vec()));
+            }) as Inquiry
+        })
+    }
+}
+
+impl Observer for Recorder {
+    fn wants(&self) -> CallSet {
+        self.wants.iter().copied().collect()
+    }
+
+    fn entered(&self, call: &Call<'_>) -> Option<Inquiry> {
+        let (id, pid, tid, number) = (call.id.0, call.pid, call.tid, call.raw.number);
+        self.tell(Event::Entered { id, pid, tid, number });
+        self.inquiry(call)
+    }
+
+    fn returned(&self, call: &Call<'_>, outcome: Outcome) -> Option<Inquiry> {
+        self.tell(Event::Returned { id: call.id.0, outcome });
+        self.inquiry(call)
+    }
+
+    fn abandoned(&self, id: CallId) {
+        self.tell(Event::Abandoned(id.0));
+    }
+
+    fn process(&self, event: &ProcessEvent) {
+        self.tell(match event {
+            ProcessEvent::Begins { pid, .. } => Event::Begins(*pid),
+            ProcessEvent::Ends { pid } => Event::Ends(*pid),
+        });
+    }
+}
+
+/// A thread of the fake guest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Task {
+    pub(super) leader: usize,
+    pub(super) pid: u32,
+    pub(super) ctx_id: u64,
+    pub(super) alive: bool,
+    pub(super) in_call: bool,
+    /// Its registers in user mode.
+    pub(super) user: kvm_regs,
+}
+
+/// How a fake guest is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setup<'a> {
+    pub(super) combination: (&'a str, &'a str),
+    pub(super) cpus: u32,
+    pub(super) rules: &'a str,
+    pub(super) wants: &'a [u64],
+    pub(super) asks: bool,
+}
+
+impl Setup<'_> {
+    pub(super) fn of(combination: (&'static str, &'static str)) -> Setup<'static> {
+        let rules = "[[process]]\nexecutable = 'writer'";
+        Setup { combination, cpus: 1, rules, wants: &[], asks: false }
+    }
+}
 
 pub(super) struct Fake {
-    pub(super) memory: GuestMemoryMmap,
-    pub(super) cpu: MockCpu,
+    pub(super) kernel: Kernel,
     pub(super) sky: Arc<Sky>,
-    pub(super) sce_engine: Sce,
-}
-
-/// Offsets of the fake kernel's structures: everything lies in one object per process, 0x1000 bytes each.
-const MEMBERS: &[(&str, &[(&str, u32)])] = &[
-    ("task_struct", &[("mm", 0x10), ("files", 0x18), ("tasks", 0x20), ("tgid", 0x30)]),
-    ("files_struct", &[("fdt", 0)]),
-    ("fdtable", &[("fd", 0), ("max_fds", 8)]),
-    ("super_block", &[("s_dev", 0)]),
-    ("inode", &[("i_mode", 0), ("i_size", 8), ("i_ino", 16), ("i_sb", 24)]),
-    ("qstr", &[("name", 8)]),
-    ("path", &[("mnt", 0), ("dentry", 8)]),
-    ("vfsmount", &[("mnt_root", 0)]),
-    ("tlb_context", &[("ctx_id", 0)]),
-    ("mm_context_t", &[("ctx_id", 8)]),
-];
-
-fn btf() -> Vec<u8> {
-    let mut builder = Builder::new();
-    builder.head("int", 1, 0, 8);
-    builder.words(&[64]);
-    let mut id = 1;
-    let mut ids = std::collections::HashMap::new();
-    let mut structure = |builder: &mut Builder, name: &'static str, members: &[(&str, u32, u32)]| {
-        builder.head(name, 4, u32::try_from(members.len()).unwrap(), 16);
-        for &(member, type_id, byte) in members {
-            builder.member(member, type_id, byte);
-        }
-        id += 1;
-        ids.insert(name, id);
-    };
-    for (name, members) in MEMBERS {
-        let members: Vec<(&str, u32, u32)> =
-            members.iter().map(|&(member, byte)| (member, 1, byte)).collect();
-        structure(&mut builder, name, &members);
-    }
-    let (qstr, path, vfsmount, context, mm_context) = (7, 8, 9, 10, 11);
-    structure(&mut builder, "mm_struct", &[("context", mm_context, 0), ("exe_file", 1, 0x18)]);
-    structure(
-        &mut builder,
-        "file",
-        &[("f_path", path, 0), ("f_inode", 1, 16), ("f_pos", 1, 24), ("f_flags", 1, 32)],
-    );
-    structure(&mut builder, "dentry", &[("d_name", qstr, 0), ("d_parent", 1, 16)]);
-    structure(
-        &mut builder,
-        "mount",
-        &[("mnt_parent", 1, 0), ("mnt_mountpoint", 1, 8), ("mnt", vfsmount, 16)],
-    );
-    assert_eq!((ids["qstr"], ids["path"], ids["vfsmount"]), (qstr, path, vfsmount));
-    assert_eq!((ids["tlb_context"], ids["mm_context_t"], ids["mount"]), (context, mm_context, 15));
-    builder.head("", 3, 0, 0); // 16: an array of contexts
-    builder.words(&[context, 1, 6]);
-    builder.head("tlb_state", 4, 1, 200); // 17
-    builder.member("ctxs", 16, 0);
-    builder.head("current_task", 14, 0, 1); // 18
-    builder.words(&[0]);
-    builder.head("cpu_tlbstate", 14, 0, 17); // 19
-    builder.words(&[0]);
-    builder.head(".data..percpu", 15, 2, 0);
-    let word = |value: u64| u32::try_from(value).unwrap();
-    builder.words(&[18, word(CURRENT), 8, 19, word(CONTEXTS), 200]);
-    builder.build()
+    pub(super) cpus: Vec<FakeCpu>,
+    pub(super) tasks: [Task; SLOTS],
+    log: Arc<Mutex<Vec<Event>>>,
+    next_ctx: u64,
+    next_pid: u32,
 }
 
 impl Fake {
-    pub(super) fn physical(gva: u64) -> u64 {
-        if gva >= BASE { gva - BASE + 0x40_0000 } else { gva }
-    }
-
-    pub(super) fn put(&mut self, gva: u64, bytes: &[u8]) {
-        self.memory.write_slice(bytes, GuestAddress(Self::physical(gva))).unwrap();
-    }
-
-    fn word(&mut self, gva: u64, value: u64) {
-        self.put(gva, &value.to_le_bytes());
-    }
-
-    fn get(&self, gva: u64) -> u64 {
-        self.memory.read_obj(GuestAddress(Self::physical(gva))).unwrap()
-    }
-
-    pub(super) fn new() -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
-        let config = Config::parse("[[process]]\nexecutable = 'writer'").unwrap();
-        let sky = Sky::new(config);
-        let sce_engine = sky.vcpu(memory.clone());
-        let mut fake = Self { memory, cpu: MockCpu::default(), sky, sce_engine };
-        for cr3 in [OLD.cr3, BYSTANDER.cr3, WRITER.cr3] {
-            fake.word(cr3, 0x2003);
-            fake.word(cr3 + 511 * 8, 0x3003);
+    /// A guest that has booted; nothing is set yet.
+    pub(super) fn new(setup: Setup<'_>) -> Self {
+        let kernel = Kernel::new();
+        let (engine, mechanism) = setup.combination;
+        let trap = format!("{}\n[trap]\nengine = '{engine}'\nmechanism = '{mechanism}'\n", setup.rules);
+        let log = Arc::default();
+        let recorder = Recorder { wants: setup.wants.to_vec(), asks: setup.asks, log: Arc::clone(&log) };
+        let sky = Sky::with_observers(Config::parse(&trap).unwrap(), vec![Arc::new(recorder)]);
+        sky.take_up(kernel.0.clone(), setup.cpus, Box::new(|| {}));
+        let cpus = (0..setup.cpus)
+            .map(|index| FakeCpu {
+                mock: MockCpu::default(),
+                vcpu: sky.vcpu(index).unwrap(),
+                thread: INIT,
+                stops: 0,
+            })
+            .collect();
+        let tasks = [Task::default(); SLOTS];
+        let mut fake = Self { kernel, sky, cpus, tasks, log, next_ctx: 5, next_pid: 1 };
+        fake.spawn(INIT, INIT, "init", "init");
+        for index in 0..fake.cpus.len() {
+            let cpu = &mut fake.cpus[index].mock;
+            cpu.sregs.cr3 = directory(INIT);
+            cpu.sregs.idt.base = IDT;
+            cpu.regs = kvm_regs { rip: BASE + 0x6_0000, rflags: 2, ..Default::default() };
+            cpu.msrs.extend([
+                (EFER, 0xd01),
+                (msr::STAR, 0x0023_0010 << 32),
+                (LSTAR_MSR, LSTAR),
+                (msr::CSTAR, LSTAR + 0x800),
+                (msr::FMASK, FMASK),
+            ]);
+            fake.kernel.word(per_cpu(index) + CURRENT, object(INIT));
+            fake.kernel.word(per_cpu(index) + STACK_TOP, stack_top(INIT));
+            fake.kernel.word(per_cpu(index) + CONTEXTS, fake.tasks[INIT].ctx_id);
+            fake.cpus[index].set_mode(false, per_cpu(index));
         }
-        fake.word(0x2000, 0x5003);
-        fake.word(0x3000 + 510 * 8, 0x4003);
-        for page in 0..4u64 {
-            fake.word(0x5000 + page * 8, (page << 21) | 0x83);
-            let data = if page == 0 { 0 } else { 1 << 63 };
-            fake.word(0x4000 + (((BASE >> 21) & 511) + page) * 8, (0x40_0000 + (page << 21)) | 0x83 | data);
-        }
-        fake.text();
-        fake.put(BTF, &btf());
-        for process in [OLD, BYSTANDER, WRITER] {
-            fake.process(process);
-        }
-        fake.registers();
         fake
     }
 
-    pub(super) fn armed() -> Self {
-        let mut fake = Self::new();
+    pub(super) fn armed(setup: Setup<'_>) -> Self {
+        let mut fake = Self::new(setup);
         fake.arm();
-        assert_eq!(fake.report().problem, None);
-        assert!(fake.report().armed);
+        let report = fake.sky.report();
+        assert_eq!((report.problem, report.armed), (None, true));
+        // Nothing here depends on how long it takes.
+        fake.state().lock().swept = std::time::Instant::now() + std::time::Duration::from_secs(3600);
         fake
     }
 
     pub(super) fn arm(&mut self) {
         self.sky.arm();
-        self.sce_engine.arm_if_asked(&mut self.cpu);
+        self.before_run();
+        self.before_run();
+    }
+
+    pub(super) fn state(&self) -> Arc<Armed> {
+        self.sky.armed().unwrap()
     }
 
     pub(super) fn report(&self) -> Report {
-        self.sce_engine.publish();
         self.sky.report()
     }
 
-    fn text(&mut self) {
-        let mut text = vec![0x65, 0x48, 0x8b, 0x24, 0x25];
-        text.extend(u32::try_from(STACK_TOP).unwrap().to_le_bytes());
-        text.extend([0xe8, 0, 0, 0, 0, 0x0f, 0x1f, 0x44, 0, 0, 0x0f, 0x85]);
-        let next = LSTAR + text.len() as u64 + 4;
-        text.extend(u32::try_from(IRET - next).unwrap().to_le_bytes());
-        text.extend([0x41, 0x5f]);
-        self.put(LSTAR, &text);
-        self.put(GATE, &[0x0f, 0x01, 0xca]);
-        self.put(CR3_WRITE, &[0x0f, 0x22, 0xdf, 0x0f, 0x1f, 0x00]);
-        self.word(IDT + 96, (GATE & 0xffff) | (0x8e << 40) | (((GATE >> 16) & 0xffff) << 48));
-        self.word(IDT + 104, GATE >> 32);
+    pub(super) fn log(&self) -> Vec<Event> {
+        self.log.lock().unwrap().clone()
     }
 
-    /// Lays down a task and all that hangs on it; file 3 is `/a.bin`, 12 KiB long, at position 8 KiB.
-    fn process(&mut self, process: FakeProcess) {
-        let task = OBJECTS + process.object * 0x1000;
-        let (mm, files, table, slots, file, inode) =
-            (task + 0x100, task + 0x200, task + 0x240, task + 0x280, task + 0x300, task + 0x340);
-        let (superblock, dentry, root, mount, name) =
-            (task + 0x380, task + 0x3c0, task + 0x400, task + 0x440, task + 0x480);
-        let (exe, exe_dentry, exe_name) = (task + 0x4c0, task + 0x500, task + 0x540);
-        let next = OBJECTS + (process.object + 1) % 3 * 0x1000;
-        for (at, value) in [
-            (task + 0x10, mm),
-            (task + 0x18, files),
-            (task + 0x20, if process == OLD { task + 0x20 } else { next + 0x20 }),
-            (task + 0x30, 4242),
-            (mm + 8, process.ctx_id),
-            (mm + 0x18, exe),
-            (exe + 8, exe_dentry),
-            (exe_dentry + 8, exe_name),
-            (files, table),
-            (table, slots),
-            (table + 8, 4),
-            (slots + 3 * 8, file),
-            (file, mount + 16),
-            (file + 8, dentry),
-            (file + 16, inode),
-            (file + 24, 8192),
-            (inode, 0o100_644),
-            (inode + 8, 12288),
-            (inode + 16, 17),
-            (inode + 24, superblock),
-            (dentry + 8, name),
-            (dentry + 16, root),
-            (mount, mount),
-            (mount + 16, root),
-        ] {
-            self.word(at, value);
+    pub(super) fn view(&self) -> View<'_> {
+        View::new(&self.kernel.0, directory(INIT), false)
+    }
+
+    /// Every virtual CPU leaves the guest, says where it stands, and hears the news, as kicks would make them.
+    pub(super) fn before_run(&mut self) {
+        for index in 0..self.cpus.len() {
+            for cpu in &mut self.cpus {
+                let position = cpu.vcpu.position(&mut cpu.mock).unwrap();
+                cpu.vcpu.machine.place(cpu.vcpu.index, position);
+                cpu.vcpu.machine.rendezvous.leave(cpu.vcpu.index);
+            }
+            let FakeCpu { mock, vcpu, .. } = &mut self.cpus[index];
+            vcpu.before_run(mock).unwrap();
         }
-        self.put(name, b"a.bin\0");
-        self.put(exe_name, format!("{}\0", process.executable).as_bytes());
     }
 
-    /// File 3 of `process` has another name.
-    pub(super) fn set_file_name(&mut self, process: FakeProcess, name: &[u8]) {
-        self.put(OBJECTS + process.object * 0x1000 + 0x480, name);
+    /// Asks Sky for something from a thread of its own, while the virtual CPUs come by.
+    pub(super) fn ask<T: Send>(&mut self, work: impl FnOnce(&Sky) -> T + Send) -> T {
+        let sky = Arc::clone(&self.sky);
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(move || work(&sky));
+            while !asked.is_finished() {
+                self.before_run();
+                std::thread::yield_now();
+            }
+            asked.join().unwrap()
+        })
     }
 
-    /// The task that runs in `process` has another process id.
-    pub(super) fn set_pid(&mut self, process: FakeProcess, pid: u64) {
-        self.word(OBJECTS + process.object * 0x1000 + 0x30, pid);
+    fn link(&self) {
+        let alive = self.tasks.iter().enumerate().filter(|(_, task)| task.alive);
+        self.kernel.link(&alive.map(|(slot, task)| (slot, task.leader)).collect::<Vec<_>>());
     }
 
-    fn registers(&mut self) {
-        self.cpu.sregs.cr3 = OLD.cr3;
-        self.cpu.sregs.idt.base = IDT;
-        self.cpu.msrs.extend([
-            (EFER, 0xd01),
-            (msr::STAR, 0x0023_0010 << 32),
-            (msr::LSTAR, LSTAR),
-            (msr::CSTAR, LSTAR + 0x800),
-            (msr::FMASK, FMASK),
-            (msr::GS_BASE, PER_CPU),
-        ]);
-        self.word(PER_CPU + CURRENT, OBJECTS);
-        self.word(PER_CPU + STACK_TOP, THREAD_STACK);
+    /// A new process, in user mode.
+    pub(super) fn spawn(&mut self, slot: usize, parent: usize, executable: &str, command: &str) {
+        let (ctx_id, pid) = (self.next_ctx, self.next_pid);
+        self.next_ctx += 1;
+        self.next_pid += 1;
+        self.kernel.process(Identity { slot, pid, ctx_id, parent, executable, command });
+        self.tasks[slot] =
+            Task { leader: slot, pid, ctx_id, alive: true, in_call: false, user: Self::user(slot) };
+        self.link();
     }
 
-    /// The kernel loads another address space.
-    pub(super) fn switch(&mut self, to: FakeProcess) {
-        self.word(PER_CPU + CONTEXTS, to.ctx_id);
-        let task = OBJECTS + to.object * 0x1000;
-        self.word(task + 0x108, to.ctx_id);
-        self.word(PER_CPU + CURRENT, task);
-        self.word(PER_CPU + STACK_TOP, THREAD_STACK + to.object * 0x1000);
-        self.cpu.regs.rdi = to.cr3;
-        self.cpu.regs.rip = CR3_WRITE + 3;
-        assert!(self.sce_engine.port_exit(&mut self.cpu, 0xe8).unwrap());
+    /// A new thread of the process in slot `leader`.
+    pub(super) fn thread(&mut self, slot: usize, leader: usize) {
+        let tid = self.next_pid;
+        self.next_pid += 1;
+        self.kernel.put(object(slot), &[0; 0x1000]);
+        self.kernel.task(slot, leader, self.tasks[leader].pid, tid, INIT);
+        self.tasks[slot] = Task { user: Self::user(slot), in_call: false, ..self.tasks[leader] };
+        self.link();
     }
 
-    /// User code that is `text` faults.
-    pub(super) fn invalid_opcode(&mut self, text: &[u8]) {
-        self.put(USER_CODE, text);
-        for (index, value) in [USER_CODE, 0x33, USER_FLAGS | RF, USER_STACK, 0x2b].into_iter().enumerate() {
-            self.word(ENTRY_STACK + index as u64 * 8, value);
+    /// Registers that are all different.
+    fn user(slot: usize) -> kvm_regs {
+        let base = slot as u64 * 0x100;
+        let (rbx, rbp, r12, r13, r14, r15) = (base + 1, base + 2, base + 3, base + 4, base + 5, base + 6);
+        let (rip, rsp, rflags) = (USER_CODE, user_stack(slot), USER_FLAGS);
+        kvm_regs { rbx, rbp, r12, r13, r14, r15, rip, rsp, rflags, ..Default::default() }
+    }
+
+    pub(super) fn kill(&mut self, slot: usize) {
+        self.tasks[slot].alive = false;
+        self.link();
+    }
+
+    /// The process in `slot` runs another program from now on.
+    pub(super) fn executes(&mut self, cpu: usize, slot: usize, executable: &str) {
+        let ctx_id = self.next_ctx;
+        self.next_ctx += 1;
+        self.kernel.image(slot, ctx_id, executable, executable);
+        self.tasks[slot].ctx_id = ctx_id;
+        self.load(cpu, slot);
+        let saved = stack_top(slot) - PtRegs::SIZE;
+        // Another entry point each time.
+        self.kernel.word(saved + 0x80, USER_CODE + 0x800 + ctx_id % 16 * 0x80);
+        self.kernel.word(saved + 0x98, user_stack(slot) - 0x100);
+    }
+
+    /// The kernel loads the address space of a thread, if it is another.
+    fn load(&mut self, cpu: usize, slot: usize) {
+        let task = self.tasks[slot];
+        if self.kernel.get(per_cpu(cpu) + CONTEXTS) == task.ctx_id {
+            return;
         }
-        self.cpu.regs.rsp = ENTRY_STACK;
-        self.cpu.regs.rip = GATE;
-        assert!(self.sce_engine.port_exit(&mut self.cpu, 0xe8).unwrap());
+        self.kernel.word(per_cpu(cpu) + CONTEXTS, task.ctx_id);
+        let cr3 = directory(task.leader);
+        let fake = &mut self.cpus[cpu];
+        fake.set_mode(false, per_cpu(cpu));
+        fake.mock.sregs.cr3 = cr3;
+        fake.mock.regs = kvm_regs { rdi: cr3 | 1 << 63, rip: SWITCH, rflags: 2, ..Default::default() };
+        assert_eq!(fake.run(&self.kernel, PORT), Ran::Switched);
     }
 
-    pub(super) fn call(&mut self, number: u64, [rdi, rsi, rdx]: [u64; 3]) {
-        self.cpu.regs = kvm_regs { rax: number, rdi, rsi, rdx, ..Default::default() };
-        self.invalid_opcode(&[0x0f, 0x05]);
+    /// CPU `cpu` goes on with the thread in `slot`, in user mode or inside its call.
+    pub(super) fn switch(&mut self, cpu: usize, slot: usize) {
+        self.before_run();
+        self.load(cpu, slot);
+        let fake = &mut self.cpus[cpu];
+        fake.thread = slot;
+        self.kernel.word(per_cpu(cpu) + CURRENT, object(slot));
+        self.kernel.word(per_cpu(cpu) + STACK_TOP, stack_top(slot));
+        let task = self.tasks[slot];
+        fake.set_mode(!task.in_call, per_cpu(cpu));
+        fake.mock.regs = if task.in_call {
+            kvm_regs { rip: DISPATCHER + 0x10, rflags: 2, ..Default::default() }
+        } else {
+            task.user
+        };
     }
 
-    /// The current thread comes back from the dispatcher, to user address `ip`.
-    pub(super) fn returns(&mut self, result: i64, ip: u64) {
-        let top = self.get(PER_CPU + STACK_TOP);
-        let saved = top - PtRegs::SIZE;
+    /// The thread on `cpu` faults at code that is `text`.
+    pub(super) fn fault(&mut self, cpu: usize, text: &[u8]) -> Ran {
+        let regs = self.cpus[cpu].mock.regs;
+        self.kernel.put(regs.rip, text);
+        let frame = [regs.rip, 0x33, regs.rflags | RF, regs.rsp, 0x2b];
+        for (at, value) in (0u64..).zip(frame) {
+            self.kernel.word(entry_stack(cpu) + at * 8, value);
+        }
+        let fake = &mut self.cpus[cpu];
+        fake.mock.sregs.cs.selector = 0x10;
+        fake.mock.regs =
+            kvm_regs { rip: GATE, rsp: entry_stack(cpu), rflags: regs.rflags & !0x700 | 2, ..regs };
+        fake.run(&self.kernel, PORT)
+    }
+
+    /// The thread on `cpu` executes SYSCALL, to the dispatcher.
+    pub(super) fn call(&mut self, cpu: usize, number: u64, args: [u64; 6]) -> Ran {
+        self.before_run();
+        let fake = &mut self.cpus[cpu];
+        let [rdi, rsi, rdx, r10, r8, r9] = args;
+        let regs = kvm_regs { rax: number, rdi, rsi, rdx, r10, r8, r9, ..self.tasks[fake.thread].user };
+        // RF has gone with the instructions before.
+        fake.mock.regs = kvm_regs { rflags: regs.rflags & !RF, ..regs };
+        self.tasks[fake.thread].in_call = true;
+        let ran = if fake.sce() == 0 {
+            self.fault(cpu, &[0x0f, 0x05])
+        } else {
+            self.kernel.put(regs.rip, &[0x0f, 0x05]);
+            fake.mock.sregs.cs.selector = 0x10;
+            let (lstar, flags) = (fake.mock.msrs[&LSTAR_MSR], regs.rflags & !RF);
+            (fake.mock.regs.rcx, fake.mock.regs.r11) = (regs.rip + 2, flags);
+            (fake.mock.regs.rip, fake.mock.regs.rflags) = (lstar, flags & !FMASK | 2);
+            fake.run(&self.kernel, PORT)
+        };
+        if ran == Ran::Dispatcher {
+            let regs = self.cpus[cpu].mock.regs;
+            assert_eq!(regs.rdi, self.saved(cpu), "the dispatcher's first argument");
+            assert_eq!((regs.rsi, self.get(cpu, 0x78)), (regs.rax, regs.rax), "its second");
+        }
+        ran
+    }
+
+    /// Where the registers of the thread on `cpu` are saved.
+    pub(super) fn saved(&self, cpu: usize) -> u64 {
+        stack_top(self.cpus[cpu].thread) - PtRegs::SIZE
+    }
+
+    pub(super) fn get(&self, cpu: usize, offset: u64) -> u64 {
+        self.kernel.get(self.saved(cpu) + offset)
+    }
+
+    /// The dispatcher returns: the call of the thread on `cpu` gave `result`.
+    pub(super) fn finish(&mut self, cpu: usize, result: i64) -> Ran {
+        self.kernel.word(self.saved(cpu) + 0x50, result.cast_unsigned());
+        self.leave(cpu)
+    }
+
+    /// The dispatcher returns with the saved registers as they are.
+    pub(super) fn leave(&mut self, cpu: usize) -> Ran {
+        self.before_run();
+        let saved = self.saved(cpu);
+        let [r11, cx, ip, flags] = [0x30, 0x58, 0x80, 0x90].map(|offset| self.kernel.get(saved + offset));
+        // do_syscall_64() of Linux 6.12.
+        let sysret = cx == ip && r11 == flags && flags & (RF | 1 << 8) == 0;
+        let fake = &mut self.cpus[cpu];
+        fake.set_mode(false, per_cpu(cpu));
+        let rip = self.kernel.get(saved - 8);
+        fake.mock.regs =
+            kvm_regs { rax: u64::from(sysret), rip, rsp: saved, rflags: 2, ..Default::default() };
+        let ran = fake.run(&self.kernel, PORT);
+        if ran == Ran::User {
+            let thread = fake.thread;
+            self.tasks[thread].user = fake.mock.regs;
+            self.tasks[thread].in_call = false;
+        }
+        ran
+    }
+
+    /// The call gives `result`, or is to be made again, and a handler runs first.
+    pub(super) fn signal(&mut self, cpu: usize, result: Option<i64>) -> Ran {
+        let saved = self.saved(cpu);
+        let word = |offset| self.kernel.get(saved + offset);
+        let (ip, ax) = match result {
+            Some(result) => (word(0x80), result.cast_unsigned()),
+            None => (word(0x80) - 2, word(0x78)),
+        };
+        let registers = [0x48, 0x40, 0x38, 0x30, 0x18, 0x10, 0x08, 0x00, 0x70, 0x68, 0x20, 0x28, 0x60];
+        let words: Vec<u64> =
+            registers.map(word).into_iter().chain([ax, word(0x58), word(0x98), ip, word(0x90)]).collect();
+        let frame = ((word(0x98) - 128 - 0x300) & !15) - 8;
+        for (at, word) in (0u64..).zip(words) {
+            self.kernel.word(frame + 48 + at * 8, word);
+        }
         for (offset, value) in
-            [(0x30, USER_FLAGS | RF), (0x50, result.cast_unsigned()), (0x80, ip), (0x90, USER_FLAGS | RF)]
+            [(0x50, 0), (0x70, 10), (0x80, HANDLER), (0x90, word(0x90) & !RF), (0x98, frame)]
         {
-            self.word(saved + offset, value);
+            self.kernel.word(saved + offset, value);
         }
-        self.cpu.regs.rsp = saved;
-        self.cpu.regs.rip = LSTAR + 14;
-        assert!(self.sce_engine.port_exit(&mut self.cpu, 0xe8).unwrap());
+        self.leave(cpu)
     }
 
-    /// R11 and the flags that the thread will have in user mode.
-    pub(super) fn saved_flags(&self) -> (u64, u64) {
-        let saved = self.get(PER_CPU + STACK_TOP) - PtRegs::SIZE;
-        (self.get(saved + 0x30), self.get(saved + 0x90))
+    /// The handler returns: rt_sigreturn brings the registers back.
+    pub(super) fn handled(&mut self, cpu: usize) -> Ran {
+        let thread = self.cpus[cpu].thread;
+        // `ret` has taken the address of the restorer, which makes the call.
+        self.tasks[thread].user.rsp += 8;
+        assert_eq!(self.call(cpu, 15, [0; 6]), Ran::Dispatcher);
+        let saved = self.saved(cpu);
+        let frame = self.get(cpu, 0x98) - 8;
+        let registers = [
+            0x48, 0x40, 0x38, 0x30, 0x18, 0x10, 0x08, 0x00, 0x70, 0x68, 0x20, 0x28, 0x60, 0x50, 0x58, 0x98,
+            0x80, 0x90,
+        ];
+        for (at, offset) in (0u64..).zip(registers) {
+            self.kernel.word(saved + offset, self.kernel.get(frame + 48 + at * 8));
+        }
+        self.kernel.word(saved + 0x78, u64::MAX);
+        self.leave(cpu)
     }
 
-    pub(super) fn outstanding(&self) -> bool {
-        self.sce_engine.armed.as_ref().is_some_and(|armed| !armed.calls.is_empty())
-    }
-
-    pub(super) fn sce(&self) -> u64 {
-        self.cpu.msrs[&EFER] & 1
-    }
-
-    pub(super) fn returns_armed(&self) -> bool {
-        self.get(LSTAR + 14) & 0xffff == 0xe8e6
+    /// Whether virtual CPU `cpu` watches calls, as its registers say; they must say one thing or the other.
+    pub(super) fn watches(&self, cpu: usize) -> bool {
+        let armed = self.state();
+        let (sites, mock) = (&armed.sites, &self.cpus[cpu].mock);
+        let detour = armed.mechanism.ways().followed.0 - 2;
+        let switches: Vec<u64> = sites.switches.iter().map(|site| site.at.0).collect();
+        let debug = armed.mechanism_name() == "debug";
+        let (sce, registers, lstar) = (armed.engine_name() == "sce", mock.breaks(), mock.msrs[&LSTAR_MSR]);
+        let expected = |calls: bool| {
+            let mut breaks = switches.clone();
+            breaks.extend(Some(GATE).filter(|_| sce));
+            breaks.extend(Some(sites.returned.at.0).filter(|_| calls));
+            breaks.extend(Some(LSTAR).filter(|_| calls && !sce));
+            breaks.retain(|_| debug);
+            let entry = if calls && !sce && !debug { detour } else { LSTAR };
+            (u64::from(!(sce && calls)), breaks, entry)
+        };
+        let real = (mock.msrs[&EFER] & 1, registers, lstar);
+        if real == expected(true) {
+            return true;
+        }
+        assert_eq!(real, expected(false));
+        false
     }
 }
