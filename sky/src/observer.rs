@@ -56,7 +56,9 @@ impl FromIterator<u64> for CallSet {
 
 impl fmt::Debug for CallSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(at, _)| at)).finish()
+        f.debug_set()
+            .entries(self.0.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(at, _)| at))
+            .finish()
     }
 }
 

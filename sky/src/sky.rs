@@ -36,7 +36,10 @@ pub struct Sky {
 
 impl std::fmt::Debug for Sky {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sky").field("config", &self.config).field("machine", &self.machine).finish_non_exhaustive()
+        f.debug_struct("Sky")
+            .field("config", &self.config)
+            .field("machine", &self.machine)
+            .finish_non_exhaustive()
     }
 }
 
@@ -134,7 +137,7 @@ impl Sky {
             Some(rule) => engine::add(vcpu, rule),
             None => Err(Error::Busy),
         })?;
-        self.ask_until(|vcpu, _| Ok(vcpu.attach_all() == Done::Yes))?;
+        self.ask_until(|vcpu, _| Ok((vcpu.attach_all() == Done::Yes).then_some(())))?;
         Ok(number)
     }
 
@@ -143,7 +146,7 @@ impl Sky {
     /// # Errors
     /// [`Error::NotArmed`]; [`Error::Busy`].
     pub fn remove(&self, what: Removal) -> Result<usize> {
-        self.ask(move |vcpu, _| engine::remove(vcpu, what))
+        self.ask_until(move |vcpu, _| engine::remove(vcpu, what))
     }
 
     /// Takes every trap out of the guest, which runs on. [`arm`](Self::arm) sets them again.
@@ -151,7 +154,7 @@ impl Sky {
     /// # Errors
     /// [`Error::Busy`]: something may still be on its way to a trap, which stays; nothing is monitored any more.
     pub fn detach(&self) -> Result<()> {
-        self.ask(|vcpu, _| engine::detach(vcpu))?;
+        self.ask_until(|vcpu, _| engine::detach(vcpu))?;
         // Faults on their way to a handler are delivered long before.
         sleep(Duration::from_millis(20));
         self.ask_until(|vcpu, _| engine::clear(vcpu))?;
@@ -243,16 +246,21 @@ impl Sky {
         }
     }
 
-    /// As [`ask`](Self::ask), again and again until it is done.
-    fn ask_until(&self, work: fn(&mut Vcpu, &mut dyn Cpu) -> Result<bool>) -> Result<()> {
+    /// As [`ask`](Self::ask), again and again until there is an answer.
+    fn ask_until<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&mut Vcpu, &mut dyn Cpu) -> Result<Option<T>> + Clone + Send + 'static,
+    ) -> Result<T> {
         let started = Instant::now();
-        while !self.ask(work)? {
+        loop {
+            if let Some(answer) = self.ask(work.clone())? {
+                return Ok(answer);
+            }
             if started.elapsed() > PATIENCE {
                 return Err(Error::Busy);
             }
             sleep(AGAIN);
         }
-        Ok(())
     }
 }
 

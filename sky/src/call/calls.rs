@@ -287,7 +287,10 @@ mod tests {
         assert_eq!(number(Gettid.request()), of(libc::SYS_gettid));
         assert_eq!(number(Getcwd.request()), of(libc::SYS_getcwd));
         assert_eq!(number(Fstat { fd: 1 }.request()), of(libc::SYS_fstat));
-        assert_eq!(number(Newfstatat { directory: None, path: "x".into() }.request()), of(libc::SYS_newfstatat));
+        assert_eq!(
+            number(Newfstatat { directory: None, path: "x".into() }.request()),
+            of(libc::SYS_newfstatat)
+        );
         assert_eq!(number(Readlinkat { link: Fd::Executable }.request()), of(libc::SYS_readlinkat));
         assert_eq!(number(Lseek { fd: 1 }.request()), of(libc::SYS_lseek));
         assert_eq!(number(Pread64 { fd: 1, count: 1, offset: 0 }.request()), of(libc::SYS_pread64));

@@ -17,7 +17,9 @@ mod frame;
 mod scratch;
 mod thread;
 
-pub use calls::{Fcntl, Fd, Fstat, Getcwd, Getpid, Gettid, InsightCall, Lseek, Newfstatat, Pread64, Readlinkat, Stat};
+pub use calls::{
+    Fcntl, Fd, Fstat, Getcwd, Getpid, Gettid, InsightCall, Lseek, Newfstatat, Pread64, Readlinkat, Stat,
+};
 pub(crate) use frame::Frames;
 pub(crate) use scratch::Scratch;
 pub(crate) use thread::Request;

@@ -143,7 +143,10 @@ mod tests {
             Scratch::prepare(&view, 0x10_2800, &super::super::calls::Fstat { fd: 1 }.request().0).unwrap();
         memory.write_slice(&[0x77; 0x1000], GuestAddress(0x6000)).unwrap();
         scratch.restore(&view);
-        assert_eq!(memory.read_obj::<[u8; 32]>(GuestAddress(scratch.at.0 - 0x10_2000 + 0x6000)).unwrap(), [0x77; 32]);
+        assert_eq!(
+            memory.read_obj::<[u8; 32]>(GuestAddress(scratch.at.0 - 0x10_2000 + 0x6000)).unwrap(),
+            [0x77; 32]
+        );
     }
 
     #[test]

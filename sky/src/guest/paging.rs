@@ -289,7 +289,10 @@ mod tests {
         map_4k(&memory, 0xffff_8880_1234_5000, 3 | NO_EXECUTE);
         let view = View::new(&memory, 0x1000 | 5, false);
         let mapping = view.translate(Gva(0xffff_8880_1234_5678)).unwrap();
-        assert_eq!(mapping, Mapping { gpa: Gpa(0x7678), rest: 0x1000 - 0x678, executable: false, writable: true });
+        assert_eq!(
+            mapping,
+            Mapping { gpa: Gpa(0x7678), rest: 0x1000 - 0x678, executable: false, writable: true }
+        );
         assert!(matches!(view.translate(Gva(0xffff_8880_1234_6000)), Err(Error::NotMapped(_))));
     }
 

@@ -149,13 +149,7 @@ impl Inner {
 
     /// A thread enters `call`. Whole blocks are fingerprinted now: with O_SYNC or O_DIRECT they reach the disk before
     /// the call returns.
-    fn entered(
-        &mut self,
-        view: &View<'_>,
-        linux: &Linux,
-        task: Gva,
-        call: &Syscall,
-    ) -> Option<WriteNote> {
+    fn entered(&mut self, view: &View<'_>, linux: &Linux, task: Gva, call: &Syscall) -> Option<WriteNote> {
         let (fd, buffer, count, at) = match *call {
             Syscall::Write { fd, buffer, count } => (fd, buffer, count, None),
             Syscall::Pwrite64 { fd, buffer, count, offset } => (fd, buffer, count, Some(offset)),

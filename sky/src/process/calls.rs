@@ -97,6 +97,12 @@ impl<T> Outstanding<T> {
         self.drain(|_, pending| pending.ctx_id == ctx_id)
     }
 
+    /// Whether a call is on its way for which `is` says so.
+    #[must_use]
+    pub fn any(&self, mut is: impl FnMut(&Pending<T>) -> bool) -> bool {
+        self.by_stack.values().any(|pending| is(pending))
+    }
+
     /// Whether no call is on its way.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -81,7 +81,8 @@ impl ProcessRule {
             parent: pattern("parent", &parent_name)?,
             source: self.clone(),
         };
-        if rule.executable.is_none() && rule.command.is_none() && self.parent.is_none() && self.pid.is_none() {
+        if rule.executable.is_none() && rule.command.is_none() && self.parent.is_none() && self.pid.is_none()
+        {
             return Err(Error::Config("a [[process]] needs executable, command, parent or pid".into()));
         }
         Ok(rule)
@@ -131,12 +132,14 @@ impl Rule {
                 Some(Parent::Pid(pid)) => facts.parent_pid() == Some(pid),
                 _ => true,
             }
-            && self.parent.as_ref().is_none_or(|pattern| {
-                facts.parent_executable().is_some_and(|parent| pattern.matches(parent))
-            })
-            && self.command.as_ref().is_none_or(|pattern| {
-                facts.command().is_some_and(|command| pattern.matches(command))
-            })
+            && self
+                .parent
+                .as_ref()
+                .is_none_or(|pattern| facts.parent_executable().is_some_and(|parent| pattern.matches(parent)))
+            && self
+                .command
+                .as_ref()
+                .is_none_or(|pattern| facts.command().is_some_and(|command| pattern.matches(command)))
     }
 }
 

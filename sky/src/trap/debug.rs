@@ -145,7 +145,8 @@ mod tests {
             (Engine::Entry, vec![0x50, 0x51], vec![0x50, 0x51, 0x30, 0x20]),
         ] {
             let traps = DebugTraps::plan(&Plan { sites: &sites, engine }).unwrap();
-            for (watch, expected) in [(Watch::Calls, calls), (Watch::Switches, always), (Watch::Off, vec![])] {
+            for (watch, expected) in [(Watch::Calls, calls), (Watch::Switches, always), (Watch::Off, vec![])]
+            {
                 traps.watch(&mut cpu, watch).unwrap();
                 assert_eq!(cpu.breaks(), expected, "{engine:?} {watch:?}");
             }
@@ -163,7 +164,8 @@ mod tests {
     fn the_stopped_instruction_runs_next() {
         let sites = sites(1);
         let traps = DebugTraps::plan(&Plan { sites: &sites, engine: Engine::Sce }).unwrap();
-        let memory = vm_memory::GuestMemoryMmap::<()>::from_ranges(&[(vm_memory::GuestAddress(0), 4096)]).unwrap();
+        let memory =
+            vm_memory::GuestMemoryMmap::<()>::from_ranges(&[(vm_memory::GuestAddress(0), 4096)]).unwrap();
         let view = View::new(&memory, 0, false);
         let mut regs = kvm_regs { rip: 0x50, rflags: 2, ..Default::default() };
         traps.resume(&view, &sites.switches[0], &mut regs).unwrap();

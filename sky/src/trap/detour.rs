@@ -90,9 +90,7 @@ impl Detour {
     }
 
     fn write(&self, view: &View<'_>, bytes: &[u8]) -> Result<()> {
-        view.physical()
-            .write_slice(bytes, GuestAddress(self.gpa.0))
-            .map_err(|_| Error::NotMapped(self.enter))
+        view.physical().write_slice(bytes, GuestAddress(self.gpa.0)).map_err(|_| Error::NotMapped(self.enter))
     }
 
     /// Whether a thread that stands at `rip` is inside.
@@ -130,6 +128,12 @@ pub(crate) fn isolated(view: &View<'_>, lstar: Gva) -> bool {
         })
 }
 
+/// The kernel's page directory, if `view` is that of user mode under page-table isolation; else `view` itself.
+pub(crate) fn kernels_half<'a>(view: View<'a>, lstar: Gva) -> View<'a> {
+    let kernels = view.of_directory(view.directory() & !USER_DIRECTORY);
+    if view.directory() & USER_DIRECTORY != 0 && isolated(&kernels, lstar) { kernels } else { view }
+}
+
 /// A place of [`ROOM`] bytes of padding on one page, mapped for user mode too.
 fn room(view: &View<'_>, lstar: Gva) -> Result<Gva> {
     let user = view.of_directory(view.directory() | USER_DIRECTORY);
@@ -140,7 +144,8 @@ fn room(view: &View<'_>, lstar: Gva) -> Result<Gva> {
     while page.0.wrapping_sub(lstar.0) < REACH || page.0 <= lstar.0 {
         let usable = view.translate(page).is_ok_and(|here| {
             here.executable
-                && (!isolated || user.translate(page).is_ok_and(|there| there.executable && there.gpa == here.gpa))
+                && (!isolated
+                    || user.translate(page).is_ok_and(|there| there.executable && there.gpa == here.gpa))
         });
         if !usable {
             break;

@@ -39,8 +39,8 @@ pub(crate) use armed::Armed;
 pub use asking::InsightCounts;
 pub use attach::Removal;
 pub(crate) use attach::{add, clear, detach, remove};
-pub(crate) use spaces::Position;
 use frames::{EntryStack, RF};
+pub(crate) use spaces::Position;
 
 /// Numbers of address spaces whose place in the per-CPU area is remembered: Linux has six, or one without PCID.
 const SLOTS: usize = 8;

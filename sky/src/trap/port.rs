@@ -66,10 +66,7 @@ impl PortTraps {
             port,
             late,
             patches: sites.switches.iter().map(|site| patch(view, site)).collect::<Result<_>>()?,
-            stops: [
-                stop(detour.enter, StopKind::Entered),
-                stop(detour.returned, StopKind::Returned),
-            ],
+            stops: [stop(detour.enter, StopKind::Entered), stop(detour.returned, StopKind::Returned)],
             ways: Ways { followed: detour.path, passed: sites.entered.at, again: detour.dispatch },
             engine: plan.engine,
             returned: sites.returned.at,

@@ -33,7 +33,10 @@ pub(crate) struct Rendezvous {
 
 impl fmt::Debug for Rendezvous {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rendezvous").field("inside", &self.inside).field("held", &self.held).finish_non_exhaustive()
+        f.debug_struct("Rendezvous")
+            .field("inside", &self.inside)
+            .field("held", &self.held)
+            .finish_non_exhaustive()
     }
 }
 

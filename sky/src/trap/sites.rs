@@ -289,8 +289,7 @@ fn switches(view: &View<'_>, image: &KernelImage) -> Result<Vec<Site>> {
     let keeping: Vec<Gva> = found.iter().copied().filter(keeps_tlb).collect();
     let near = |at: &Gva| keeping.iter().any(|other| other.0.abs_diff(at.0) <= TWIN_REACH);
     // A kernel built otherwise: all that there are. Those that do not switch processes run seldom.
-    let chosen: Vec<Gva> =
-        if keeping.is_empty() { found } else { found.into_iter().filter(near).collect() };
+    let chosen: Vec<Gva> = if keeping.is_empty() { found } else { found.into_iter().filter(near).collect() };
     let site = |at: Gva| Site {
         at: at.offset(CR3_WRITE_LENGTH),
         length: NOP_LENGTH,

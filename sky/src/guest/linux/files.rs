@@ -74,7 +74,7 @@ impl Linux {
         let mut dentry = first;
         // It points at the vfsmount inside its struct mount.
         let mut mount = Gva(vfsmount.0.wrapping_sub(self.mount_vfsmount));
-                for _ in 0..MAX_DEPTH {
+        for _ in 0..MAX_DEPTH {
             let root = pointer(view, mount.offset(self.mount_vfsmount + self.vfsmount_root))?;
             if dentry == root {
                 let parent = pointer(view, mount.offset(self.mount_parent))?;

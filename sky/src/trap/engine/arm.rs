@@ -13,7 +13,7 @@ use crate::config::{MechanismChoice, Returns};
 use crate::guest::{Gva, KernelImage, Linux, View};
 use crate::process::{Outstanding, Spaces};
 use crate::sky::{Done, Machine, Sky};
-use crate::trap::detour::isolated;
+use crate::trap::detour::{isolated, kernels_half};
 use crate::trap::mechanism::Plan;
 use crate::trap::sites::{Anchors, Sites};
 use crate::trap::{Cpu, DebugTraps, Engine, LSTAR, Mechanism, PortTraps};
@@ -119,7 +119,7 @@ fn arm(sky: &Sky, machine: &Machine, cpu: &mut dyn Cpu) -> Result<Armed> {
     let per_cpu = per_cpu(cpu, sregs.cs.selector & 3 == 3)?.ok_or(no_area)?;
     let five_level = sregs.cr4 & LA57 != 0;
     let memory = machine.memory.clone();
-    let view = View::new(&memory, sregs.cr3, five_level);
+    let view = kernels_half(View::new(&memory, sregs.cr3, five_level), Gva(entry.lstar));
     let image = KernelImage::around(&view, Gva(entry.lstar))?;
     let anchors = Anchors { idt: Gva(sregs.idt.base), lstar: Gva(entry.lstar), cstar: Gva(entry.cstar) };
     let sites = Sites::find(&view, &image, anchors)?;

@@ -138,7 +138,11 @@ impl Armed {
 
     /// The observers whose bit is set.
     pub(super) fn chosen(&self, bits: u32) -> impl Iterator<Item = &Arc<dyn Observer>> {
-        self.observers.iter().enumerate().filter(move |(at, _)| bits >> at & 1 == 1).map(|(_, observer)| observer)
+        self.observers
+            .iter()
+            .enumerate()
+            .filter(move |(at, _)| bits >> at & 1 == 1)
+            .map(|(_, observer)| observer)
     }
 
     /// Forgets the calls of threads, and the processes, that are no more. What was killed says nothing. `cr3` is a

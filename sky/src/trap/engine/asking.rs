@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
+use crate::Result;
 use crate::call::{Frames, Refused, Request, Scratch, Thread};
 use crate::guest::{Gva, View};
 use crate::observer::{CallId, Inquiry};
 use crate::syscall::RawCall;
 use crate::trap::engine::frames::PtRegs;
-use crate::Result;
 
 /// Insight-calls for one call of a thread's own. An inquiry that has no end must not hold the thread for ever.
 const MAX_CALLS: u32 = 64;
@@ -185,6 +185,7 @@ impl Asking {
             self.thread.answer(answer);
         } else if sp == back.rsp && ip == before {
             // The kernel would make the insight-call again by itself; we make it here, with a fresh result.
+            registers.set_ip(back.resumes_at)?;
             self.interrupted(counts);
         } else {
             return self.signalled(view, sp, own, back, counts);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::Vcpu;
-use super::armed::{Armed, GuestFacts, saved_registers};
+use super::armed::{Armed, GuestFacts, Waiting, saved_registers};
 use super::asking::Note;
 use super::frames::PtRegs;
 use crate::guest::{Gva, Process, Thread, View};
@@ -46,7 +46,9 @@ impl Vcpu {
             for _ in 0..2 {
                 for process in &processes {
                     if state.spaces.process(process.ctx_id).is_some()
-                        || wanted.iter().any(|(other, ..): &(&Process, u64, bool)| other.ctx_id == process.ctx_id)
+                        || wanted
+                            .iter()
+                            .any(|(other, ..): &(&Process, u64, bool)| other.ctx_id == process.ctx_id)
                     {
                         continue;
                     }
@@ -151,11 +153,26 @@ pub enum Removal {
     All,
 }
 
-/// Leaves processes alone. Gives how many there were.
-pub(crate) fn remove(vcpu: &mut Vcpu, what: Removal) -> Result<usize> {
+/// Leaves processes alone. Gives how many there were; none as long as a thread of theirs makes a call for us, whose
+/// return has to be stopped.
+pub(crate) fn remove(vcpu: &mut Vcpu, what: Removal) -> Result<Option<usize>> {
     let armed = armed(vcpu)?;
     let view = armed.view(vcpu.cr3);
     let mut state = armed.lock();
+    let spaces: Vec<u64> = state
+        .spaces
+        .monitored()
+        .filter(|(_, process)| match what {
+            Removal::Rule(number) => process.rule == number,
+            Removal::Process(pid) => process.pid == pid,
+            Removal::All => true,
+        })
+        .map(|(ctx_id, _)| ctx_id)
+        .collect();
+    let leaves = |pending: &Waiting| spaces.contains(&pending.ctx_id);
+    if state.calls.any(|pending| leaves(pending) && pending.note.asking.is_some()) {
+        return Ok(None);
+    }
     match what {
         Removal::Rule(number) => {
             state.rules.retain(|(other, _)| *other != number);
@@ -169,19 +186,7 @@ pub(crate) fn remove(vcpu: &mut Vcpu, what: Removal) -> Result<usize> {
             state.families.clear();
         }
     }
-    let spaces: Vec<u64> = state
-        .spaces
-        .monitored()
-        .filter(|(_, process)| match what {
-            Removal::Rule(number) => process.rule == number,
-            Removal::Process(pid) => process.pid == pid,
-            Removal::All => true,
-        })
-        .map(|(ctx_id, _)| ctx_id)
-        .collect();
-    // A thread that makes a call for us has its own to make yet; it is left to itself when that is done.
-    let gone =
-        state.calls.drain(|_, pending| spaces.contains(&pending.ctx_id) && pending.note.asking.is_none());
+    let gone = state.calls.drain(|_, pending| leaves(pending));
     let pids: Vec<u32> = spaces.iter().filter_map(|&ctx_id| state.forget_space(ctx_id)).collect();
     state.counts.detached += gone.len() as u64;
     drop(state);
@@ -190,20 +195,23 @@ pub(crate) fn remove(vcpu: &mut Vcpu, what: Removal) -> Result<usize> {
     }
     armed.abandon(gone.into_iter().map(|(_, pending)| (pending.id, pending.note.observers)));
     pids.iter().for_each(|&pid| armed.tell(&ProcessEvent::Ends { pid }));
-    Ok(pids.len())
+    Ok(Some(pids.len()))
 }
 
-/// Leaves everything alone and takes the traps out of the guest, except where one may be on its way to them.
-pub(crate) fn detach(vcpu: &mut Vcpu) -> Result<()> {
-    let Some(armed) = vcpu.armed.clone() else { return Ok(()) };
-    remove(vcpu, Removal::All)?;
+/// Leaves everything alone and takes the traps out of the guest, except where one may be on its way to them. Nothing
+/// is done as long as [`remove`] cannot.
+pub(crate) fn detach(vcpu: &mut Vcpu) -> Result<Option<()>> {
+    let Some(armed) = vcpu.armed.clone() else { return Ok(Some(())) };
+    if remove(vcpu, Removal::All)?.is_none() {
+        return Ok(None);
+    }
     armed.lock().closing = true;
-    armed.mechanism.remove(&armed.view(vcpu.cr3))
+    armed.mechanism.remove(&armed.view(vcpu.cr3)).map(Some)
 }
 
-/// Takes the last of the traps out of the guest. Returns false if a virtual CPU or a thread may still come to them.
-pub(crate) fn clear(vcpu: &mut Vcpu) -> Result<bool> {
-    let Some(armed) = vcpu.armed.clone() else { return Ok(true) };
+/// Takes the last of the traps out of the guest. Nothing is done as long as a virtual CPU or a thread may still come to them.
+pub(crate) fn clear(vcpu: &mut Vcpu) -> Result<Option<()>> {
+    let Some(armed) = vcpu.armed.clone() else { return Ok(Some(())) };
     let view = armed.view(vcpu.cr3);
     let machine = Arc::clone(&vcpu.machine);
     let on_its_way = machine.positions().iter().any(|position| {
@@ -212,7 +220,7 @@ pub(crate) fn clear(vcpu: &mut Vcpu) -> Result<bool> {
                 && (armed.mechanism.contains(position.rip) || armed.sites.in_transit(position.rip))
     });
     if on_its_way || armed.lock().outstanding() > 0 {
-        return Ok(false);
+        return Ok(None);
     }
     for thread in armed.linux.threads(&view, armed.anchor.task)?.iter().filter(|thread| thread.ctx_id != 0) {
         let slot = saved_registers(thread.stack.offset(armed.stack_size)).1;
@@ -220,7 +228,7 @@ pub(crate) fn clear(vcpu: &mut Vcpu) -> Result<bool> {
     }
     armed.mechanism.clear(&view)?;
     machine.set_armed(None);
-    Ok(true)
+    Ok(Some(()))
 }
 
 fn armed(vcpu: &Vcpu) -> Result<Arc<Armed>> {

@@ -86,7 +86,12 @@ impl Vcpu {
     }
 
     /// A thread is about to enter a system call; the registers are as SYSCALL leaves them. Decides where it goes on.
-    pub(super) fn entered(&mut self, armed: &Arc<Armed>, cpu: &mut dyn Cpu, regs: &mut kvm_regs) -> Result<()> {
+    pub(super) fn entered(
+        &mut self,
+        armed: &Arc<Armed>,
+        cpu: &mut dyn Cpu,
+        regs: &mut kvm_regs,
+    ) -> Result<()> {
         let ways = armed.mechanism.ways();
         // Whatever goes wrong from here on, the call is made.
         regs.rip = ways.passed.0;
@@ -212,7 +217,8 @@ impl Vcpu {
     ) -> Result<()> {
         let ways = armed.mechanism.ways();
         let asking = pending.note.asking.as_mut();
-        let first = asking.and_then(|asking| asking.next(view, pending.rsp, &mut armed.lock().counts.insight));
+        let first =
+            asking.and_then(|asking| asking.next(view, pending.rsp, &mut armed.lock().counts.insight));
         if let Some(first) = first {
             regs.rax = first.number;
             [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = first.args;
@@ -246,7 +252,12 @@ impl Vcpu {
 
     /// A thread has come back from the system-call dispatcher; RSP points at its saved registers. Decides where it
     /// goes on.
-    pub(super) fn returned(&mut self, armed: &Arc<Armed>, cpu: &mut dyn Cpu, regs: &mut kvm_regs) -> Result<()> {
+    pub(super) fn returned(
+        &mut self,
+        armed: &Arc<Armed>,
+        cpu: &mut dyn Cpu,
+        regs: &mut kvm_regs,
+    ) -> Result<()> {
         if self.per_cpu.is_none() {
             self.per_cpu = Some(Gva(cpu.msr(msr::GS_BASE)?)).filter(|base| base.is_kernel());
         }

@@ -102,6 +102,11 @@ impl<'a> PtRegs<'a> {
         self.load(Self::IP)
     }
 
+    /// Changes where user mode goes on.
+    pub(super) fn set_ip(&self, ip: u64) -> Result<()> {
+        self.store(Self::IP, ip)
+    }
+
     /// The user's stack pointer.
     pub(super) fn sp(&self) -> Result<u64> {
         self.load(Self::SP)

@@ -161,7 +161,6 @@ fn a_signal_behind_its_own_call_finds_that_ones_result() {
 }
 
 #[test]
-#[ignore = "bug: Asking::returned leaves ip at SYSCALL, so every further return looks interrupted"]
 fn a_restart_without_a_handler_is_made_again_at_once() {
     everywhere(|fake| {
         assert_eq!(fake.call(0, READ, ARGS), Ran::Dispatcher);
@@ -213,33 +212,20 @@ fn a_thread_that_somebody_observes_makes_no_call() {
 }
 
 #[test]
-fn a_process_that_is_left_alone_while_it_is_asked_makes_its_own_call() {
-    left_alone(("sce", "port"));
-    left_alone(("entry", "port"));
-}
-
-#[test]
-#[ignore = "bug: remove() takes the return's breakpoint away from a thread that makes a call for us"]
-fn a_process_that_is_left_alone_by_debug_registers_makes_its_own_call() {
-    left_alone(("sce", "debug"));
-    left_alone(("entry", "debug"));
-}
-
-fn left_alone(combination: (&'static str, &'static str)) {
-    let fake = &mut asking(combination);
-    assert_eq!(fake.call(0, READ, ARGS), Ran::Dispatcher);
-    assert_eq!(number(fake), GETPID);
-    assert_eq!(fake.ask(|sky| sky.remove(crate::Removal::All)).unwrap(), 1);
-    let mut ran = fake.finish(0, 4242);
-    while ran == Ran::Dispatcher && number(fake) != READ {
-        ran = answer_fstat(fake);
-    }
-    assert_eq!((ran, arguments(fake), below(fake) == pattern()), (Ran::Dispatcher, ARGS, true));
-    let mut ran = fake.finish(0, 21);
-    if ran == Ran::Dispatcher {
-        ran = answer(fake);
-    }
-    assert_eq!((ran, fake.tasks[WRITER].user.rax), (Ran::User, 21));
-    assert_eq!((below(fake) == pattern(), fake.report().outstanding), (true, 0));
-    assert!(!fake.watches(0));
+fn a_process_is_left_alone_when_it_is_no_longer_asked() {
+    everywhere(|fake| {
+        assert_eq!(fake.call(0, READ, ARGS), Ran::Dispatcher);
+        assert_eq!(number(fake), GETPID);
+        let removed = crate::trap::engine::remove(&mut fake.cpus[0].vcpu, crate::Removal::All);
+        assert_eq!(removed.unwrap(), None, "its return has to be stopped");
+        let mut ran = fake.finish(0, 4242);
+        while ran == Ran::Dispatcher && number(fake) != READ {
+            ran = answer_fstat(fake);
+        }
+        assert_eq!((ran, arguments(fake), below(fake) == pattern()), (Ran::Dispatcher, ARGS, true));
+        assert_eq!(fake.ask(|sky| sky.remove(crate::Removal::All)).unwrap(), 1);
+        assert_eq!((fake.finish(0, 21), fake.tasks[WRITER].user.rax), (Ran::User, 21));
+        assert_eq!((below(fake) == pattern(), fake.report().outstanding), (true, 0));
+        assert!(!fake.watches(0));
+    });
 }

@@ -218,7 +218,6 @@ fn rules_choose_what_they_name() {
 /// Under page-table isolation a virtual CPU in user mode has the user's page directory in CR3, which maps hardly
 /// any of the kernel.
 #[test]
-#[ignore = "bug: arm() looks at the kernel through CR3 as it is"]
 fn traps_can_be_set_from_a_virtual_cpu_in_user_mode_under_isolation() {
     let mut fake = Fake::new(Setup::of(("sce", "port")));
     let user = fake.kernel.bytes(BASE + directory(INIT) - 0x40_0000, 4096);
