@@ -15,7 +15,6 @@ use super::arm::msr;
 use super::armed::Armed;
 use super::frames::{PtRegs, RF};
 use crate::call::{Fstat, Getpid};
-use crate::guest::View;
 use crate::observer::{Call, CallId, CallSet, Inquiry, Observer, ProcessEvent};
 use crate::syscall::Outcome;
 use crate::trap::cpu::mock::MockCpu;
@@ -213,10 +212,6 @@ impl Fake {
 
     pub(super) fn log(&self) -> Vec<Event> {
         self.log.lock().unwrap().clone()
-    }
-
-    pub(super) fn view(&self) -> View<'_> {
-        View::new(&self.kernel.0, directory(INIT), false)
     }
 
     /// Every virtual CPU leaves the guest, says where it stands, and hears the news, as kicks would make them.
