@@ -140,7 +140,7 @@ fn room(view: &View<'_>, lstar: Gva) -> Result<Gva> {
     let isolated = isolated(view, lstar);
     let mut page = Gva(lstar.0 & !(PAGE - 1));
     let mut behind_code = false;
-    let mut bytes = [0; PAGE as usize];
+    let mut bytes = [0; 4096];
     while page.0.wrapping_sub(lstar.0) < REACH || page.0 <= lstar.0 {
         let usable = view.translate(page).is_ok_and(|here| {
             here.executable

@@ -5,6 +5,8 @@
 
 mod cpu;
 mod kernel;
+mod recorder;
+mod signals;
 
 use std::sync::{Arc, Mutex};
 
@@ -14,16 +16,13 @@ use super::Sky;
 use super::arm::msr;
 use super::armed::Armed;
 use super::frames::{PtRegs, RF};
-use crate::call::{Fstat, Getpid};
-use crate::guest::View;
-use crate::observer::{Call, CallId, CallSet, Inquiry, Observer, ProcessEvent};
-use crate::syscall::Outcome;
 use crate::trap::cpu::mock::MockCpu;
 use crate::trap::{EFER, LSTAR as LSTAR_MSR};
 use crate::{Config, Report};
 
 pub(super) use cpu::{FakeCpu, Ran};
 pub(super) use kernel::*;
+pub(super) use recorder::{Event, Recorder};
 
 pub(super) const PORT: u8 = 0xe8;
 pub(super) const USER_CODE: u64 = 0x10_0000;
@@ -40,71 +39,6 @@ pub(super) const SLOTS: usize = 8;
 
 pub(super) fn user_stack(slot: usize) -> u64 {
     0x20_0000 + (slot as u64 + 1) * 0x1_0000
-}
-
-/// What an observer was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Event {
-    Entered { id: u64, pid: u32, tid: u32, number: u64 },
-    Returned { id: u64, outcome: Outcome },
-    Abandoned(u64),
-    Begins(u32),
-    Ends(u32),
-    Answers(Vec<String>),
-}
-
-/// Writes down what it is told, and asks if it is to.
-#[derive(Debug)]
-pub(super) struct Recorder {
-    wants: Vec<u64>,
-    asks: bool,
-    log: Arc<Mutex<Vec<Event>>>,
-}
-
-impl Recorder {
-    fn tell(&self, event: Event) {
-        self.log.lock().unwrap().push(event);
-    }
-
-    fn inquiry(&self, call: &Call<'_>) -> Option<Inquiry> {
-        let (thread, log) = (call.thread(), Arc::clone(&self.log));
-        self.asks.then(|| {
-            Box::pin(async move {
-                let pid = thread.call(Getpid).await.map(|pid| pid.to_string());
-                let size = thread.call(Fstat { fd: 3 }).await.map(|stat| stat.size.to_string());
-                let answers = [pid, size].map(|answer| answer.unwrap_or_else(|refused| refused.to_string()));
-                log.lock().unwrap().push(Event::Answers(answers.to_vec()));
-            }) as Inquiry
-        })
-    }
-}
-
-impl Observer for Recorder {
-    fn wants(&self) -> CallSet {
-        self.wants.iter().copied().collect()
-    }
-
-    fn entered(&self, call: &Call<'_>) -> Option<Inquiry> {
-        let (id, pid, tid, number) = (call.id.0, call.pid, call.tid, call.raw.number);
-        self.tell(Event::Entered { id, pid, tid, number });
-        self.inquiry(call)
-    }
-
-    fn returned(&self, call: &Call<'_>, outcome: Outcome) -> Option<Inquiry> {
-        self.tell(Event::Returned { id: call.id.0, outcome });
-        self.inquiry(call)
-    }
-
-    fn abandoned(&self, id: CallId) {
-        self.tell(Event::Abandoned(id.0));
-    }
-
-    fn process(&self, event: &ProcessEvent) {
-        self.tell(match event {
-            ProcessEvent::Begins { pid, .. } => Event::Begins(*pid),
-            ProcessEvent::Ends { pid } => Event::Ends(*pid),
-        });
-    }
 }
 
 /// A thread of the fake guest.
@@ -213,10 +147,6 @@ impl Fake {
 
     pub(super) fn log(&self) -> Vec<Event> {
         self.log.lock().unwrap().clone()
-    }
-
-    pub(super) fn view(&self) -> View<'_> {
-        View::new(&self.kernel.0, directory(INIT), false)
     }
 
     /// Every virtual CPU leaves the guest, says where it stands, and hears the news, as kicks would make them.
@@ -405,48 +335,6 @@ impl Fake {
             self.tasks[thread].in_call = false;
         }
         ran
-    }
-
-    /// The call gives `result`, or is to be made again, and a handler runs first.
-    pub(super) fn signal(&mut self, cpu: usize, result: Option<i64>) -> Ran {
-        let saved = self.saved(cpu);
-        let word = |offset| self.kernel.get(saved + offset);
-        let (ip, ax) = match result {
-            Some(result) => (word(0x80), result.cast_unsigned()),
-            None => (word(0x80) - 2, word(0x78)),
-        };
-        let registers = [0x48, 0x40, 0x38, 0x30, 0x18, 0x10, 0x08, 0x00, 0x70, 0x68, 0x20, 0x28, 0x60];
-        let words: Vec<u64> =
-            registers.map(word).into_iter().chain([ax, word(0x58), word(0x98), ip, word(0x90)]).collect();
-        let frame = ((word(0x98) - 128 - 0x300) & !15) - 8;
-        for (at, word) in (0u64..).zip(words) {
-            self.kernel.word(frame + 48 + at * 8, word);
-        }
-        for (offset, value) in
-            [(0x50, 0), (0x70, 10), (0x80, HANDLER), (0x90, word(0x90) & !RF), (0x98, frame)]
-        {
-            self.kernel.word(saved + offset, value);
-        }
-        self.leave(cpu)
-    }
-
-    /// The handler returns: rt_sigreturn brings the registers back.
-    pub(super) fn handled(&mut self, cpu: usize) -> Ran {
-        let thread = self.cpus[cpu].thread;
-        // `ret` has taken the address of the restorer, which makes the call.
-        self.tasks[thread].user.rsp += 8;
-        assert_eq!(self.call(cpu, 15, [0; 6]), Ran::Dispatcher);
-        let saved = self.saved(cpu);
-        let frame = self.get(cpu, 0x98) - 8;
-        let registers = [
-            0x48, 0x40, 0x38, 0x30, 0x18, 0x10, 0x08, 0x00, 0x70, 0x68, 0x20, 0x28, 0x60, 0x50, 0x58, 0x98,
-            0x80, 0x90,
-        ];
-        for (at, offset) in (0u64..).zip(registers) {
-            self.kernel.word(saved + offset, self.kernel.get(frame + 48 + at * 8));
-        }
-        self.kernel.word(saved + 0x78, u64::MAX);
-        self.leave(cpu)
     }
 
     /// Whether virtual CPU `cpu` watches calls, as its registers say; they must say one thing or the other.

@@ -266,8 +266,10 @@ const MEMBERS: &[(&str, &[(&str, u32)])] = &[
     ("mm_context_t", &[("ctx_id", 8)]),
 ];
 
+type Structure = (&'static str, &'static [(&'static str, &'static str, u32)]);
+
 /// Structures with others inside: name, members, and what those are.
-const NESTED: &[(&str, &[(&str, &str, u32)])] = &[
+const NESTED: &[Structure] = &[
     (
         "task_struct",
         &[
