@@ -158,7 +158,7 @@ impl Sky {
         // Faults on their way to a handler are delivered long before.
         sleep(Duration::from_millis(20));
         self.ask_until(|vcpu, _| engine::clear(vcpu))?;
-        self.machine.get().ok_or(Error::NotAttached)?.asked.store(false, Ordering::Relaxed);
+        self.machine.get().ok_or(Error::NotAttached)?.ask_again();
         Ok(())
     }
 
@@ -328,6 +328,11 @@ impl Machine {
             positions: Mutex::new(vec![None; usize::try_from(vcpus).unwrap_or(0)]),
             problem: Mutex::default(),
         }
+    }
+
+    /// Traps may be asked for once more.
+    pub(crate) fn ask_again(&self) {
+        self.asked.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn news(&self) -> u64 {

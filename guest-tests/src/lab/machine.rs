@@ -42,7 +42,7 @@ impl Timing {
 
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Timing::Fast => &["-accel", "tcg,thread=single", "-smp", "2"],
+            Timing::Fast => &["-accel", "tcg,thread=multi", "-smp", "1"],
             Timing::CountInstructions => &["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0"],
         }
     }

@@ -48,7 +48,10 @@ impl Vcpu {
                 self.refresh(&machine, cpu);
                 machine.post(Box::new(|vcpu, _| vcpu.attach_all()));
             }
-            Err(error) => self.problem(&error),
+            Err(error) => {
+                self.problem(&error);
+                machine.ask_again();
+            }
         }
         Done::Yes
     }

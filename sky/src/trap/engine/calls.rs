@@ -391,15 +391,13 @@ fn file(armed: &Armed, stack_top: Gva, pending: Waiting) {
 /// What became of a call whose thread is on its way to user mode.
 fn outcome(view: &View<'_>, registers: &PtRegs<'_>, pending: &Waiting) -> Result<Outcome> {
     let (ip, ax) = (registers.ip()?, registers.ax()?);
-    if ip == pending.resumes_at || pending.call.number == RT_SIGRETURN {
+    let replaced = matches!(pending.call.number, EXECVE | EXECVEAT) && ax == 0;
+    if ip == pending.resumes_at || pending.call.number == RT_SIGRETURN || replaced {
         return Ok(Outcome::Returned(ax));
     }
     let sp = registers.sp()?;
     if sp == pending.rsp && ip == pending.resumes_at.wrapping_sub(SYSCALL_LENGTH) {
         return Ok(Outcome::Restarts);
-    }
-    if matches!(pending.call.number, EXECVE | EXECVEAT) && ax == 0 {
-        return Ok(Outcome::Returned(0));
     }
     // A handler runs first; what the call gave is in its frame.
     let frames = Frames { resumes_at: pending.resumes_at, rsp: pending.rsp };
