@@ -18,7 +18,7 @@
 //!
 //! From the bottom up: [`guest`] reads a stopped guest, [`trap`] stops it at its system calls, [`process`] knows
 //! whose calls they are, [`syscall`] what they are, [`observer`] tells whoever wants to know, who may ask more with
-//! [`call`], and [`insight`] turns them into the meaning of disk blocks. The idea is that of *Improving Virtualized
+//! [`call`]; [`trace`] writes them down, and [`insight`] turns them into the meaning of disk blocks. The idea is that of *Improving Virtualized
 //! Storage Performance with Sky* (Arulraj, Arpaci-Dusseau, Arpaci-Dusseau; VEE '17).
 
 pub mod call;
@@ -31,6 +31,7 @@ pub mod process;
 mod report;
 mod sky;
 pub mod syscall;
+pub mod trace;
 pub mod trap;
 
 pub use config::Config;
