@@ -16,6 +16,9 @@
 //!   sky.report()                        what was seen
 //! ```
 //!
+//! `sky/examples/embed.rs` is such a monitor, complete and small; `docs/embedding.md` says what Sky needs of a virtual
+//! machine, which threads may call what, and what the guest can see.
+//!
 //! From the bottom up: [`guest`] reads a stopped guest, [`trap`] stops it at its system calls, [`process`] knows
 //! whose calls they are, [`syscall`] what they are, [`observer`] tells whoever wants to know, who may ask more with
 //! [`call`]; [`trace`] writes them down, and [`insight`] turns them into the meaning of disk blocks. The idea is that of *Improving Virtualized
