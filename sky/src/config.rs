@@ -10,7 +10,7 @@
 //!
 //! [trap]
 //! engine = "sce"             # system calls fault ("sce"), or are entered elsewhere ("entry")
-//! mechanism = "port"         # the way to stop the guest: "port" or "debug"
+//! mechanism = "auto"         # the way to stop the guest: "port", "debug", or the first of them that works
 //! port = 0xe8                # an I/O port that the guest does not use
 //! returns = "observed"       # stop at the return of the calls that are observed, or of "all"
 //!
@@ -26,8 +26,8 @@ use crate::process::ProcessRule;
 use crate::trap::Engine;
 use crate::{Error, Result};
 
-/// What `--monitor` names.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+/// What `--monitor` names. The default watches nobody, until somebody is added.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 pub struct Config {
     /// The processes to watch; one matching entry is enough.
     pub process: Vec<ProcessRule>,
@@ -68,8 +68,11 @@ impl Default for Trap {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum MechanismChoice {
-    /// An `out` instruction written over the guest's own.
+    /// Port traps, or debug registers in a guest where those cannot be set. An embedder that has tested what works on
+    /// the host may put one of the others in its place.
     #[default]
+    Auto,
+    /// An `out` instruction written over the guest's own.
     Port,
     /// Debug registers.
     Debug,
@@ -195,7 +198,21 @@ mod tests {
     fn the_smallest_file_takes_every_default() {
         let config = Config::parse("[[process]]\nexecutable = 'writer'").unwrap();
         assert_eq!(config.trap, Trap::default());
+        assert_eq!(config.trap.mechanism, MechanismChoice::Auto);
         assert_eq!(config.process, [ProcessRule::executable("writer")]);
+    }
+
+    #[test]
+    fn one_can_begin_with_nobody() {
+        assert_eq!(Config::parse("process = []").unwrap(), Config::default());
+        for (text, choice) in [
+            ("auto", MechanismChoice::Auto),
+            ("port", MechanismChoice::Port),
+            ("debug", MechanismChoice::Debug),
+        ] {
+            let config = Config::parse(&format!("process = []\n[trap]\nmechanism = '{text}'")).unwrap();
+            assert_eq!(config.trap.mechanism, choice);
+        }
     }
 
     #[test]

@@ -16,9 +16,12 @@
 //!   sky.report()                        what was seen
 //! ```
 //!
+//! `sky/examples/embed.rs` is such a monitor, complete and small; `docs/embedding.md` says what Sky needs of a virtual
+//! machine, which threads may call what, and what the guest can see.
+//!
 //! From the bottom up: [`guest`] reads a stopped guest, [`trap`] stops it at its system calls, [`process`] knows
 //! whose calls they are, [`syscall`] what they are, [`observer`] tells whoever wants to know, who may ask more with
-//! [`call`], and [`insight`] turns them into the meaning of disk blocks. The idea is that of *Improving Virtualized
+//! [`call`]; [`trace`] writes them down, and [`insight`] turns them into the meaning of disk blocks. The idea is that of *Improving Virtualized
 //! Storage Performance with Sky* (Arulraj, Arpaci-Dusseau, Arpaci-Dusseau; VEE '17).
 
 pub mod call;
@@ -31,6 +34,7 @@ pub mod process;
 mod report;
 mod sky;
 pub mod syscall;
+pub mod trace;
 pub mod trap;
 
 pub use config::Config;

@@ -3,9 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use sky::trace::TraceFormat;
 
 use crate::config::{DiskSpec, Options, Result, parse_size};
-use crate::exit::STATUS_TABLE;
+use crate::exit::{MONITOR_STATUS_TABLE, STATUS_TABLE};
+
+mod monitor;
+
+pub use monitor::{Action, Add, Monitor, Remove};
 
 /// A minimal virtual machine monitor on KVM
 #[derive(Debug, Parser)]
@@ -25,6 +30,9 @@ pub enum Command {
     /// Boot a Linux kernel and run it until it powers off
     #[command(after_help = STATUS_TABLE)]
     Run(Box<Run>),
+    /// Change or show what a running sky-vmm monitors
+    #[command(after_help = MONITOR_STATUS_TABLE)]
+    Monitor(Box<Monitor>),
     /// Test with tiny guests what this machine's /dev/kvm can do
     Check {
         /// Print the result as JSON
@@ -63,11 +71,24 @@ pub struct Run {
     /// What to monitor (TOML)
     #[arg(long, value_name = "FILE")]
     pub monitor: Option<PathBuf>,
+    /// Write the system calls of the monitored processes there, one per line; `-` is standard error
+    ///
+    /// The guest waits while this is written.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// What a line of --trace looks like: as strace writes it, or one JSON object [default: strace]
+    #[arg(long, value_name = "strace|json")]
+    pub trace_format: Option<TraceFormat>,
+    /// Listen on a socket there for `sky-vmm monitor --control PATH`; it is removed in the end
+    ///
+    /// Without --monitor nothing is monitored until somebody asks for it.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Write counters of the run there at its end (JSON)
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
-    /// Read options from a TOML file with the keys kernel, initrd, cmdline, cpus, memory, monitor, stats, and one
-    /// `[[disk]]` table per disk; what is given on the command line wins
+    /// Read options from a TOML file with the keys kernel, initrd, cmdline, cpus, memory, monitor, trace,
+    /// trace_format, control, stats, and one `[[disk]]` table per disk; what is given on the command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Report the end of the run, or what is wrong, as one line of JSON on standard error
@@ -89,6 +110,9 @@ impl Run {
             memory: self.memory,
             disks: self.disks.clone(),
             monitor: self.monitor.clone(),
+            trace: self.trace.clone(),
+            trace_format: self.trace_format,
+            control: self.control.clone(),
             stats: self.stats.clone(),
         };
         Ok(match &self.config {
@@ -103,7 +127,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::config::{DEFAULT_CMDLINE, DEFAULT_MEMORY, MAX_CPUS, MAX_DISKS};
+    use crate::config::{DEFAULT_CMDLINE, DEFAULT_MEMORY, MAX_CPUS, MAX_DISKS, TraceSpec};
 
     #[test]
     fn the_definition_is_sound() {
@@ -123,7 +147,8 @@ mod tests {
     #[test]
     fn options_reach_the_configuration() {
         let cli = Cli::try_parse_from(
-            "sky-vmm run --kernel k --memory 1G --cpus 2 --disk path=a --disk path=b,readonly=on --json"
+            "sky-vmm run --kernel k --memory 1G --cpus 2 --disk path=a --disk path=b,readonly=on --json \
+             --control c --trace - --trace-format json"
                 .split(' '),
         )
         .unwrap();
@@ -131,13 +156,18 @@ mod tests {
         let config = run.options().unwrap().complete().unwrap();
         assert_eq!((config.memory, config.cpus, config.disks.len()), (1 << 30, 2, 2));
         assert!(config.disks[1].read_only);
+        assert_eq!(config.control, Some("c".into()));
+        assert_eq!(config.trace, Some(TraceSpec { path: "-".into(), format: TraceFormat::Json }));
     }
 
     #[test]
     fn mistakes_are_usage_errors() {
-        for arguments in
-            ["run --kernel k --memory lots", "run --kernel k --disk path=a,redonly=on", "run --frobnicate"]
-        {
+        for arguments in [
+            "run --kernel k --memory lots",
+            "run --kernel k --disk path=a,redonly=on",
+            "run --frobnicate",
+            "run --trace-format xml",
+        ] {
             let error = Cli::try_parse_from(["sky-vmm"].into_iter().chain(arguments.split(' '))).unwrap_err();
             assert_eq!(error.exit_code(), 2);
         }

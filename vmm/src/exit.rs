@@ -21,6 +21,13 @@ Exit status:
   131  ended by SIGQUIT
   143  ended by SIGTERM";
 
+/// The same for `sky-vmm monitor`.
+pub const MONITOR_STATUS_TABLE: &str = "\
+Exit status:
+  0    it was done
+  1    it was not: nobody listens, or the request was refused
+  2    a mistake on the command line";
+
 /// Why a guest runs no longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExitReason {

@@ -16,6 +16,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod control;
 pub mod error;
 pub mod exit;
 pub mod machine;

@@ -2,17 +2,22 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use serde_json::json;
+use sky::config::MechanismChoice;
+use sky::observer::Observer;
 use sky_vmm::check;
 use sky_vmm::cli::{Cli, Command, Run};
+use sky_vmm::config::VmConfig;
+use sky_vmm::control::{self, ControlSocket, Controls};
 use sky_vmm::error::{Error, Result};
 use sky_vmm::exit::STATUS_UNUSABLE;
 use sky_vmm::machine::{Machine, Outcome};
-use sky_vmm::monitor::Monitor;
+use sky_vmm::monitor::{Monitor, open_trace};
 use sky_vmm::vcpu::hook::{Extension, NoExtension};
 use tracing::Level;
 
@@ -26,6 +31,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).init();
     ExitCode::from(match cli.command {
         Command::Check { json } => self_test(json),
+        Command::Monitor(options) => control::run(&options.control, &options.request(), options.json),
         Command::Run(options) => match run(&options) {
             Ok(outcome) => ended(&outcome, options.json),
             Err(error) => failed(&error, options.json),
@@ -45,15 +51,16 @@ fn self_test(json: bool) -> u8 {
 
 fn run(options: &Run) -> Result<Outcome> {
     let config = options.options()?.complete()?;
-    let report = if config.monitor.is_some() { check::self_test() } else { check::quick_test() };
+    // Mistakes of the user come before what may be wrong with the host.
+    let monitored = match (&config.monitor, &config.control) {
+        (Some(path), _) => Some(sky::Config::load(path).map_err(|error| Error::Extension(error.into()))?),
+        // Nobody is monitored yet.
+        (None, Some(_)) => Some(sky::Config::default()),
+        (None, None) => None,
+    };
+    let report = if monitored.is_some() { check::self_test() } else { check::quick_test() };
     if !report.usable {
         return Err(Error::Unusable(Box::new(report)));
-    }
-    if config.monitor.is_some()
-        && let Some(test) = report.obstacle_to_monitoring()
-    {
-        let message = format!("--monitor does not work on this /dev/kvm: {}: {}", test.name, test.detail);
-        return Err(Error::Extension(message.into()));
     }
     // Before the run: after it, a mistake in the path would cost the counters.
     let stats = match &config.stats {
@@ -63,21 +70,59 @@ fn run(options: &Run) -> Result<Outcome> {
         }
         None => None,
     };
-    let outcome = match &config.monitor {
+    let outcome = match monitored {
         None => Machine::new(&config, Arc::new(NoExtension))?.run()?,
-        Some(path) => {
-            let monitor = Arc::new(Monitor::load(path).map_err(|error| Error::Extension(error.into()))?);
-            let outcome = Machine::new(&config, Arc::clone(&monitor) as Arc<dyn Extension>)?.run()?;
-            if !options.json {
-                eprint!("{}", monitor.report());
-            }
-            outcome
+        Some(mut monitored) => {
+            monitored.trap.mechanism = mechanism(&report, monitored.trap.mechanism)?;
+            run_monitored(&config, monitored, options.json)?
         }
     };
     if let Some((mut file, failed)) = stats {
         writeln!(file, "{:#}", json!(outcome.stats)).map_err(failed)?;
     }
     Ok(outcome)
+}
+
+/// What stops the guest, of that which works here.
+fn mechanism(report: &check::Report, choice: MechanismChoice) -> Result<MechanismChoice> {
+    let refused = |what: &str, test: &check::TestResult| {
+        let message = format!("{what} does not work on this /dev/kvm: {}: {}", test.name, test.detail);
+        Error::Extension(message.into())
+    };
+    if let Some(test) = report.obstacle_to_monitoring() {
+        return Err(refused("--monitor", test));
+    }
+    report.mechanism(choice).map_err(|test| refused("the mechanism that [trap] asks for", test))
+}
+
+fn run_monitored(config: &VmConfig, monitored: sky::Config, json: bool) -> Result<Outcome> {
+    let io = |operation: &str, path: &Path| {
+        let operation = format!("{operation} {}", path.display());
+        move |source| Error::Io { operation, source }
+    };
+    let trace = match &config.trace {
+        Some(spec) => Some(Arc::new(open_trace(spec).map_err(io("writing", &spec.path))?)),
+        None => None,
+    };
+    let observers = trace.iter().map(|trace| Arc::clone(trace) as Arc<dyn Observer>).collect();
+    let monitor = Arc::new(Monitor::new(monitored, observers));
+    let control = match &config.control {
+        Some(path) => {
+            let sky = Arc::clone(monitor.sky()) as Arc<dyn Controls>;
+            Some(ControlSocket::listen(path, sky).map_err(io("listening at", path))?)
+        }
+        None => None,
+    };
+    let ran = Machine::new(config, Arc::clone(&monitor) as Arc<dyn Extension>).and_then(Machine::run);
+    drop(control);
+    if let Some(trace) = trace {
+        // It was told when it happened, unless it happened just now; the run itself went well.
+        let _ = trace.finish();
+    }
+    if ran.is_ok() && !json {
+        eprint!("{}", monitor.report());
+    }
+    ran
 }
 
 fn ended(outcome: &Outcome, json: bool) -> u8 {

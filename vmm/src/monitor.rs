@@ -1,17 +1,20 @@
 //! Sky in this VMM: what `--monitor` embeds. All that an embedder has to do is here.
 
 use std::error::Error;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use kvm_bindings::kvm_debug_exit_arch;
 use kvm_ioctls::VcpuFd;
 use sky::observer::Observer;
+use sky::trace::TraceLog;
 use sky::trap::KvmCpu;
 use sky::{Config, Report, Sky, Vcpu};
 use sky_devices::io_class::Classifier;
 use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
 
+use crate::config::TraceSpec;
 use crate::vcpu::hook::{Extension, Handled, HookResult, Parts, VcpuHook};
 
 /// The extension.
@@ -27,14 +30,6 @@ impl Monitor {
         Self { sky: Sky::with_observers(config, observers) }
     }
 
-    /// Reads the file behind `--monitor`.
-    ///
-    /// # Errors
-    /// The file is missing or wrong.
-    pub fn load(path: &Path) -> sky::Result<Self> {
-        Ok(Self::new(Config::load(path)?, Vec::new()))
-    }
-
     /// What was seen so far.
     #[must_use]
     pub fn report(&self) -> Report {
@@ -46,6 +41,19 @@ impl Monitor {
     pub fn sky(&self) -> &Arc<Sky> {
         &self.sky
     }
+}
+
+/// Opens what `--trace` names; `-` is standard error.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn open_trace(spec: &TraceSpec) -> io::Result<TraceLog> {
+    let out: Box<dyn Write + Send> = if spec.path.as_os_str() == "-" {
+        Box::new(io::stderr())
+    } else {
+        Box::new(File::create(&spec.path)?)
+    };
+    TraceLog::new(out, spec.format)
 }
 
 impl Extension for Monitor {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use sky::config::MechanismChoice;
 
 use super::{DEBUG, INTERRUPTS, LONG_MODE, MSR_FILTER, PORT, SYNC_REGS, SYSCALL, SYSCALL_TRAP};
 
@@ -101,12 +102,34 @@ impl Report {
         Self { usable, tests, mechanisms, advice }
     }
 
-    /// The test that stands in the way of `--monitor`, if one does: system calls must trap, ports must stop the guest,
-    /// and EFER must be hidden from it.
+    /// The test that stands in the way of `--monitor`, whatever the [mechanism](Self::mechanism): system calls must
+    /// trap, and EFER must be hidden from the guest.
     #[must_use]
     pub fn obstacle_to_monitoring(&self) -> Option<&TestResult> {
-        let needed = [SYSCALL_TRAP, PORT, MSR_FILTER, SYNC_REGS];
+        let needed = [SYSCALL_TRAP, MSR_FILTER, SYNC_REGS];
         self.tests.iter().find(|test| !test.passed && needed.iter().any(|needed| needed.name == test.name))
+    }
+
+    /// The mechanism to use when `choice` is asked for. Where both work, `auto` is left to Sky, which sees the guest.
+    ///
+    /// # Errors
+    /// The test that says that it does not work here.
+    pub fn mechanism(&self, choice: MechanismChoice) -> Result<MechanismChoice, &TestResult> {
+        let works = |mechanism| self.mechanisms.contains(&mechanism);
+        let (mechanism, test) = match choice {
+            MechanismChoice::Auto => match self.mechanisms.as_slice() {
+                [Mechanism::Port] => return Ok(MechanismChoice::Port),
+                [Mechanism::Debug] => return Ok(MechanismChoice::Debug),
+                [] => (Mechanism::Port, PORT),
+                _ => return Ok(choice),
+            },
+            MechanismChoice::Port => (Mechanism::Port, PORT),
+            MechanismChoice::Debug => (Mechanism::Debug, DEBUG),
+        };
+        match self.tests.iter().find(|result| result.name == test.name) {
+            Some(result) if !works(mechanism) => Err(result),
+            _ => Ok(choice),
+        }
     }
 }
 
@@ -175,12 +198,35 @@ mod tests {
 
     #[test]
     fn monitoring_needs_more_than_guests_do() {
-        for test in [PORT, MSR_FILTER, SYNC_REGS] {
+        for test in [MSR_FILTER, SYNC_REGS] {
             let report = report(&[test.name]);
             assert!(report.usable);
             assert_eq!(report.obstacle_to_monitoring().unwrap().name, test.name);
         }
-        assert_eq!(report(&[DEBUG.name]).obstacle_to_monitoring(), None);
+        for test in [PORT, DEBUG] {
+            assert_eq!(report(&[test.name]).obstacle_to_monitoring(), None, "one mechanism is enough");
+        }
+    }
+
+    #[test]
+    fn the_mechanism_is_one_that_works() {
+        use MechanismChoice::{Auto, Debug, Port};
+        for (failing, choice, expected) in [
+            (&[][..], Auto, Ok(Auto)),
+            (&[], Port, Ok(Port)),
+            (&[], Debug, Ok(Debug)),
+            (&[DEBUG.name], Auto, Ok(Port)),
+            (&[DEBUG.name], Port, Ok(Port)),
+            (&[DEBUG.name], Debug, Err(DEBUG.name)),
+            (&[PORT.name], Auto, Ok(Debug)),
+            (&[PORT.name], Port, Err(PORT.name)),
+            (&[PORT.name], Debug, Ok(Debug)),
+            (&[PORT.name, DEBUG.name], Auto, Err(PORT.name)),
+        ] {
+            let report = report(failing);
+            let result = report.mechanism(choice).map_err(|test| test.name);
+            assert_eq!(result, expected, "{choice:?} without {failing:?}");
+        }
     }
 
     #[test]

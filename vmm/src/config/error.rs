@@ -56,6 +56,11 @@ pub enum ConfigError {
     /// A NUL byte would end the command line early.
     #[error("the kernel's command line contains a NUL character")]
     CmdlineNul,
+    /// Calls are to be written down, and nobody is watched.
+    #[error(
+        "--trace needs --monitor, which says whose system calls to write, or --control, by which that is said later"
+    )]
+    NothingToTrace,
     /// A size that is not one.
     #[error("`{text}` is not a size: write a number, with K, M, G or T behind it for KiB, MiB, GiB or TiB")]
     Size {

@@ -13,11 +13,24 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sky::trace::TraceFormat;
 use toml::{Table, Value};
 
 use super::{ConfigError, DiskSpec, Options, Result, keys, parse_size};
 
-const KNOWN: &[&str] = &["kernel", "initrd", "cmdline", "cpus", "memory", "disk", "monitor", "stats"];
+const KNOWN: &[&str] = &[
+    "kernel",
+    "initrd",
+    "cmdline",
+    "cpus",
+    "memory",
+    "disk",
+    "monitor",
+    "trace",
+    "trace_format",
+    "control",
+    "stats",
+];
 
 impl Options {
     /// Reads a configuration file. Paths in it are relative to the current directory, like those of the command line.
@@ -40,6 +53,9 @@ impl Options {
                 "kernel" => options.kernel = Some(PathBuf::from(string("kernel", value, &place)?)),
                 "initrd" => options.initrd = Some(PathBuf::from(string("initrd", value, &place)?)),
                 "monitor" => options.monitor = Some(PathBuf::from(string("monitor", value, &place)?)),
+                "trace" => options.trace = Some(PathBuf::from(string("trace", value, &place)?)),
+                "trace_format" => options.trace_format = Some(trace_format(&value, &place)?),
+                "control" => options.control = Some(PathBuf::from(string("control", value, &place)?)),
                 "stats" => options.stats = Some(PathBuf::from(string("stats", value, &place)?)),
                 "cmdline" => options.cmdline = Some(string("cmdline", value, &place)?),
                 "cpus" => {
@@ -64,6 +80,11 @@ fn string(key: &'static str, value: Value, place: &str) -> Result<String> {
         Value::String(text) => Ok(text),
         other => Err(wrong(key, &other, place, "a string in quotes")),
     }
+}
+
+fn trace_format(value: &Value, place: &str) -> Result<TraceFormat> {
+    let format = value.as_str().and_then(|text| text.parse().ok());
+    format.ok_or_else(|| wrong("trace_format", value, place, "\"strace\" or \"json\""))
 }
 
 fn number(value: &Value) -> Option<u32> {
@@ -112,11 +133,14 @@ mod tests {
     fn a_whole_file() {
         let options = parse(
             "kernel = 'vmlinuz'\ncpus = 2\nmemory = '1G'\nmonitor = 'm.toml'\n\
+             trace = '-'\ntrace_format = 'json'\ncontrol = 'c.sock'\n\
              [[disk]]\npath = 'a.img'\nreadonly = true\nqueues = 2\n[[disk]]\npath = 'b.img'\n",
         )
         .unwrap();
         assert_eq!(options.kernel, Some("vmlinuz".into()));
         assert_eq!((options.cpus, options.memory), (Some(2), Some(1 << 30)));
+        assert_eq!((options.trace, options.trace_format), (Some("-".into()), Some(TraceFormat::Json)));
+        assert_eq!(options.control, Some("c.sock".into()));
         assert_eq!(options.disks.len(), 2);
         assert!(options.disks[0].read_only && options.disks[0].queues == 2);
     }
@@ -133,6 +157,10 @@ mod tests {
             ("kernal = 'x'", "unknown key `kernal` in vm.toml (did you mean `kernel`?)"),
             ("cpus = 'two'", "`\"two\"` is no value for key `cpus` in vm.toml: a number"),
             ("cpus = -1", "`-1` is no value for key `cpus` in vm.toml: a number"),
+            (
+                "trace_format = 'xml'",
+                "`\"xml\"` is no value for key `trace_format` in vm.toml: \"strace\" or \"json\"",
+            ),
             ("kernel = 5", "`5` is no value for key `kernel` in vm.toml: a string in quotes"),
             ("[[disk]]\npat = 'x'", "unknown key `pat` in a disk of vm.toml (did you mean `path`?)"),
         ] {

@@ -10,6 +10,8 @@
 
 use std::path::PathBuf;
 
+use sky::trace::TraceFormat;
+
 mod disk;
 mod error;
 mod file;
@@ -51,6 +53,12 @@ pub struct Options {
     pub disks: Vec<DiskSpec>,
     /// What to monitor.
     pub monitor: Option<PathBuf>,
+    /// Where to write the monitored processes' system calls; `-` is standard error.
+    pub trace: Option<PathBuf>,
+    /// What a line of that looks like.
+    pub trace_format: Option<TraceFormat>,
+    /// Where to listen for requests to change what is monitored.
+    pub control: Option<PathBuf>,
     /// Where to write counters at the end.
     pub stats: Option<PathBuf>,
 }
@@ -67,6 +75,9 @@ impl Options {
             memory: self.memory.or(file.memory),
             disks: if self.disks.is_empty() { file.disks } else { self.disks },
             monitor: self.monitor.or(file.monitor),
+            trace: self.trace.or(file.trace),
+            trace_format: self.trace_format.or(file.trace_format),
+            control: self.control.or(file.control),
             stats: self.stats.or(file.stats),
         }
     }
@@ -90,6 +101,10 @@ impl Options {
         if cmdline.contains('\0') {
             return Err(ConfigError::CmdlineNul);
         }
+        if self.trace.is_some() && self.monitor.is_none() && self.control.is_none() {
+            return Err(ConfigError::NothingToTrace);
+        }
+        let format = self.trace_format.unwrap_or_default();
         Ok(VmConfig {
             kernel,
             initrd: self.initrd,
@@ -98,6 +113,8 @@ impl Options {
             memory,
             disks: self.disks,
             monitor: self.monitor,
+            trace: self.trace.map(|path| TraceSpec { path, format }),
+            control: self.control,
             stats: self.stats,
         })
     }
@@ -138,8 +155,21 @@ pub struct VmConfig {
     pub disks: Vec<DiskSpec>,
     /// What to monitor.
     pub monitor: Option<PathBuf>,
+    /// Where to write the monitored processes' system calls.
+    pub trace: Option<TraceSpec>,
+    /// Where to listen for requests to change what is monitored.
+    pub control: Option<PathBuf>,
     /// Where to write counters at the end.
     pub stats: Option<PathBuf>,
+}
+
+/// Where and how system calls are written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceSpec {
+    /// The file; `-` is standard error.
+    pub path: PathBuf,
+    /// What a line looks like.
+    pub format: TraceFormat,
 }
 
 #[cfg(test)]
@@ -186,6 +216,16 @@ mod tests {
         );
         assert!(matches!(check(u64::MAX), Err(ConfigError::TooMuchMemory { most: MAX_MEMORY, .. })));
         assert!(matches!(check(MIN_MEMORY + 1), Err(ConfigError::MemoryNotPages { .. })));
+    }
+
+    #[test]
+    fn a_trace_needs_something_to_trace() {
+        let traced = Options { trace: Some("-".into()), ..options() };
+        assert_eq!(traced.clone().complete(), Err(ConfigError::NothingToTrace));
+        let monitored = Options { monitor: Some("m.toml".into()), ..traced.clone() }.complete().unwrap();
+        assert_eq!(monitored.trace, Some(TraceSpec { path: "-".into(), format: TraceFormat::Strace }));
+        let json = Options { trace_format: Some(TraceFormat::Json), control: Some("c".into()), ..traced };
+        assert_eq!(json.complete().unwrap().trace.unwrap().format, TraceFormat::Json);
     }
 
     #[test]

@@ -180,10 +180,17 @@ fn mechanism(
     port: u8,
 ) -> Result<Box<dyn Mechanism>> {
     let plan = Plan { sites, engine };
-    Ok(match choice {
-        MechanismChoice::Port => Box::new(PortTraps::plan(view, &plan, port)?),
-        MechanismChoice::Debug => Box::new(DebugTraps::plan(&plan)?),
-    })
+    let ports = || PortTraps::plan(view, &plan, port).map(|traps| Box::new(traps) as Box<dyn Mechanism>);
+    let registers = || DebugTraps::plan(&plan).map(|traps| Box::new(traps) as Box<dyn Mechanism>);
+    match choice {
+        MechanismChoice::Port => ports(),
+        MechanismChoice::Debug => registers(),
+        MechanismChoice::Auto => ports().or_else(|error| {
+            info!(%error, "no port traps in this guest, debug registers then");
+            // What keeps ports from it is more to the point than how many registers there are.
+            registers().map_err(|_| error)
+        }),
+    }
 }
 
 /// The guest's own `iretq` nearest to its entry code. The CPU runs one wherever its bytes stand.
