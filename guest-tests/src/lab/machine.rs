@@ -42,7 +42,7 @@ impl Timing {
 
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Timing::Fast => &["-accel", "tcg,thread=multi", "-smp", "1"],
+            Timing::Fast => &["-accel", "tcg,thread=multi", "-smp", "2"],
             Timing::CountInstructions => &["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0"],
         }
     }
@@ -90,7 +90,7 @@ impl Machine {
         // Tells a machine that switched itself off from one whose processor gave up; see `State::explain`.
         qemu.args(["-d", "cpu_reset", "-D", RESET_LOG]);
         qemu.arg("-kernel").arg(self.kernel.bzimage()).args(["-initrd", "initrd"]);
-        qemu.args(["-append", "console=ttyS0 panic=1 quiet"]);
+        qemu.args(["-append", "console=ttyS0 panic=1 quiet transparent_hugepage=never"]);
         let target = paths::target();
         qemu.args(["-virtfs", &share(Path::new("/"), "hostroot", ",readonly=on,multidevs=remap")]);
         qemu.args(["-virtfs", &share(&target, "target", "")]);

@@ -1,0 +1,327 @@
+//! The trap engine on real guests: the torture program, strace's account against ours, insight-calls; with both engines
+//! and both mechanisms, on one CPU and on four.
+//!
+//! With `SKY_NIGHTLY=1` every combination is tried, for longer.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::collections::BTreeMap;
+
+use guest_tests::disk::Disk;
+use guest_tests::e2e;
+use guest_tests::guest::{CMDLINE, Finished, GuestRun, MOUNT_ROOTFS, Scratch};
+use guest_tests::packages::{Flavour, Kernel};
+use guest_tests::strace::{self, Trace};
+use serde_json::Value;
+
+/// How a guest is watched.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    flavour: Flavour,
+    cpus: u32,
+    engine: &'static str,
+    mechanism: &'static str,
+    cmdline: &'static str,
+}
+
+impl Setup {
+    const fn new(flavour: Flavour, cpus: u32, engine: &'static str, mechanism: &'static str) -> Setup {
+        Setup { flavour, cpus, engine, mechanism, cmdline: "" }
+    }
+}
+
+const COMBINATIONS: [(&str, &str); 4] =
+    [("sce", "port"), ("entry", "port"), ("sce", "debug"), ("entry", "debug")];
+
+/// What a monitored run left.
+struct Watched {
+    finished: Finished,
+    report: Value,
+    /// Lines of the trace, by thread id and in the order in which calls were entered.
+    trace: BTreeMap<u64, Vec<Value>>,
+    disk: Disk,
+}
+
+/// Runs a guest that does `script`, with processes that `rules` (TOML) name watched.
+fn watch(setup: &Setup, rules: &str, script: &str, traced: bool) -> Watched {
+    let scratch = Scratch::new().unwrap();
+    let kernel = Kernel::get(setup.flavour).unwrap();
+    let disk = Disk::ext4(scratch.path("disk.img"), 64, None).unwrap();
+    let initramfs = scratch.initramfs(&kernel, script).unwrap();
+    let config = scratch.path("monitor.toml");
+    let (engine, mechanism) = (setup.engine, setup.mechanism);
+    let trap = format!("[trap]\nengine = '{engine}'\nmechanism = '{mechanism}'\nreturns = 'all'\n");
+    std::fs::write(&config, format!("{rules}\n{trap}")).unwrap();
+    let (stats, trace) = (scratch.path("stats.json"), scratch.path("trace"));
+    let mut run = GuestRun::bare()
+        .option("--kernel", kernel.bzimage())
+        .option("--initrd", initramfs)
+        .option("--cmdline", format!("{CMDLINE} {}", setup.cmdline))
+        .option("--memory", "512M")
+        .option("--stats", &stats)
+        .cpus(setup.cpus)
+        .monitor(&config)
+        .rootfs()
+        .unwrap()
+        .disk(&disk);
+    if traced {
+        run = run.option("--trace", &trace).option("--trace-format", "json");
+    }
+    let finished = run.run().unwrap().ok().unwrap();
+    let stats: Value = serde_json::from_slice(&std::fs::read(stats).unwrap()).unwrap();
+    let report = stats["monitor"].clone();
+    assert_eq!(report["problem"], Value::Null, "{setup:?}");
+    assert_eq!((&report["engine"], &report["mechanism"]), (&engine.into(), &mechanism.into()));
+    let mut by_thread: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
+    if traced {
+        for line in std::fs::read_to_string(trace).unwrap().lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            if line["call"].is_object() {
+                by_thread.entry(line["tid"].as_u64().unwrap()).or_default().push(line);
+            }
+        }
+    }
+    for calls in by_thread.values_mut() {
+        calls.sort_by_key(|line| line["time_ns"].as_u64());
+    }
+    Watched { finished, report, trace: by_thread, disk }
+}
+
+/// Everything that the torture program counts for itself, and how our counters must compare.
+const COUNTED: [&str; 11] = [
+    "getpid",
+    "getppid",
+    "getpgid",
+    "getpriority",
+    "umask",
+    "sysinfo",
+    "personality",
+    "sched_yield",
+    "pause",
+    "getsid",
+    "times",
+];
+
+fn torture(setup: &Setup) {
+    let nightly = std::env::var_os("SKY_NIGHTLY").is_some();
+    let rounds = if nightly { 400 } else { 12 };
+    let script = format!(
+        "mount -t tmpfs tmpfs /tmp; mkdir /tmp/t
+         torture --threads 4 --rounds {rounds} --storm 20000 --dir /tmp/t"
+    );
+    let watched = watch(setup, "[[process]]\nexecutable = 'torture'\nchildren = true", &script, false);
+    assert_eq!(watched.finished.marker("TORTURE").unwrap(), "ok", "{}", watched.finished.serial);
+    let calls = &watched.report["calls"];
+    for name in COUNTED {
+        let own = watched.finished.marker(&format!("TORTURE_COUNT_{}", name.to_uppercase())).unwrap();
+        assert_eq!(calls[name]["entered"].as_u64(), own.parse().ok(), "{name} with {setup:?}");
+        if name != "pause" {
+            assert_eq!(calls[name]["entered"], calls[name]["returned"], "{name} with {setup:?}");
+        }
+    }
+    assert_eq!(watched.report["outstanding"], 0, "{setup:?}");
+    assert!(calls["rt_sigreturn"]["entered"].as_u64() > Some(0), "signals came");
+}
+
+macro_rules! torture {
+    ($($name:ident: $flavour:ident $cpus:literal $engine:literal $mechanism:literal,)*) => {
+        $(#[test]
+        fn $name() {
+            e2e(stringify!($name), || torture(&Setup::new(Flavour::$flavour, $cpus, $engine, $mechanism)));
+        })*
+    };
+}
+
+torture! {
+    torture_61_1_sce_port: Cloud61 1 "sce" "port",
+    torture_61_1_entry_port: Cloud61 1 "entry" "port",
+    torture_612_1_sce_debug: Cloud612 1 "sce" "debug",
+    torture_612_1_entry_debug: Cloud612 1 "entry" "debug",
+    torture_61_4_sce_port: Cloud61 4 "sce" "port",
+    torture_61_4_entry_port: Cloud61 4 "entry" "port",
+    torture_612_4_sce_port: Cloud612 4 "sce" "port",
+    torture_612_4_entry_port: Cloud612 4 "entry" "port",
+}
+
+/// The other combinations, and page-table isolation, where time does not matter.
+#[test]
+fn torture_in_every_other_combination() {
+    if std::env::var_os("SKY_NIGHTLY").is_none() {
+        eprintln!("torture in every other combination: only with SKY_NIGHTLY=1");
+        return;
+    }
+    e2e("torture_in_every_other_combination", || {
+        for flavour in Flavour::GUESTS {
+            for cpus in [1, 2, 4] {
+                for (engine, mechanism) in COMBINATIONS {
+                    for cmdline in ["", "pti=on", "mitigations=off nokaslr"] {
+                        let setup = Setup { cmdline, ..Setup::new(flavour, cpus, engine, mechanism) };
+                        torture(&setup);
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn isolated_page_tables_and_no_mitigations() {
+    e2e("isolated_page_tables_and_no_mitigations", || {
+        for (flavour, engine, mechanism, cmdline) in [
+            (Flavour::Cloud61, "entry", "port", "pti=on"),
+            (Flavour::Cloud612, "sce", "port", "pti=on"),
+            (Flavour::Cloud612, "entry", "port", "mitigations=off nokaslr"),
+        ] {
+            torture(&Setup { cmdline, ..Setup::new(flavour, 1, engine, mechanism) });
+        }
+    });
+}
+
+/// A call as both sides see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    name: String,
+    args: Vec<u64>,
+    result: Option<i64>,
+}
+
+const EINTR: i64 = -4;
+
+/// Our account of one thread; results as strace can be expected to have them.
+fn ours(lines: &[Value]) -> Vec<Seen> {
+    let hex = |text: &Value| u64::from_str_radix(text.as_str().unwrap().trim_start_matches("0x"), 16).unwrap();
+    lines
+        .iter()
+        .map(|line| {
+            let call = &line["call"];
+            Seen {
+                name: call["name"].as_str().unwrap_or("?").to_owned(),
+                args: call["raw"].as_array().unwrap().iter().map(hex).collect(),
+                result: call["result"]["value"].as_i64(),
+            }
+        })
+        .collect()
+}
+
+/// Compares with strace's account of the same thread, and says where they part.
+fn compare(tid: i32, ours: &[Seen], theirs: &[strace::Call]) {
+    for at in 0..ours.len().max(theirs.len()) {
+        let (Some(our), Some(their)) = (ours.get(at), theirs.get(at)) else {
+            panic!("thread {tid}, call {at}: ours {:?}, strace's {:?}", ours.get(at), theirs.get(at));
+        };
+        let same_args = their.args.iter().zip(&our.args).all(|(their, our)| their == our);
+        let same_result = match their.outcome {
+            strace::Outcome::Value(value) => our.result == Some(value.cast_signed()),
+            strace::Outcome::Error(errno) => our.result == Some(-i64::from(errno)),
+            // What strace sees before the handler runs; afterwards the call fails, or is made again.
+            strace::Outcome::Restart(_) => our.result.is_none() || our.result == Some(EINTR),
+            strace::Outcome::Unknown => our.result.is_none(),
+        };
+        let special = ["rt_sigreturn", "restart_syscall"].contains(&their.name.as_str());
+        assert!(
+            our.name == their.name && (special || same_args && same_result),
+            "thread {tid}, call {at}: ours {our:?}, strace's {their:?}\nbefore: {:?}\nstrace's: {:?}",
+            &ours[at.saturating_sub(3)..at],
+            &theirs[at.saturating_sub(3)..at]
+        );
+    }
+}
+
+/// Runs programs under strace in the guest, watched by us at the same time, and compares the two accounts.
+fn against_strace(setup: &Setup, commands: &[&str]) {
+    let mut script = format!("ROOTFS=/dev/vda\n{MOUNT_ROOTFS}mount -t ext4 /dev/vdb /mnt\ncp /bin/torture /root-fs/tmp/\n");
+    for (at, command) in commands.iter().enumerate() {
+        script += &format!("inside strace -f -e raw=all -e signal=none -o /tmp/strace{at} {command}; echo ENDED{at}=$?\n");
+        script += &format!("cp /root-fs/tmp/strace{at} /mnt/\n");
+    }
+    script += "umount /mnt";
+    // What strace starts, and what that starts in turn; not strace's own child before it becomes the program.
+    let rules = "[[process]]\nparent = 'strace'\nexecutable = '[!s]*'\nchildren = true\n[[process]]\nparent = 'strace'\nexecutable = 's[!t]*'\nchildren = true";
+    let watched = watch(setup, rules, &script, true);
+    let mut threads: BTreeMap<i32, Vec<strace::Call>> = BTreeMap::new();
+    let mut total = 0;
+    for at in 0..commands.len() {
+        assert_eq!(watched.finished.marker(&format!("ENDED{at}")).unwrap(), "0", "{}", watched.finished.serial);
+        let text = String::from_utf8(watched.disk.cat(&format!("/strace{at}")).unwrap()).unwrap();
+        let trace = Trace::parse(&text);
+        assert_eq!(trace.strange, Vec::<String>::new());
+        for (number, thread) in trace.threads.into_iter().enumerate() {
+            // The program itself is executed by a process that is still strace.
+            let first = usize::from(number == 0);
+            threads.entry(thread.tid).or_default().extend(thread.calls.into_iter().skip(first));
+        }
+    }
+    for (&tid, theirs) in &threads {
+        let lines = watched.trace.get(&u64::try_from(tid).unwrap());
+        let ours = ours(lines.map_or(&[], Vec::as_slice));
+        compare(tid, &ours, theirs);
+        total += theirs.len();
+    }
+    assert_eq!(watched.trace.len(), threads.len(), "{:?}", watched.trace.keys());
+    assert!(total > 50, "{total} calls are not enough to mean anything");
+    assert_eq!(watched.report["outstanding"], 0);
+    println!("{setup:?}: {total} calls of {} threads, the same as strace's", threads.len());
+}
+
+/// Everything that programs may do, on purpose.
+const OWN: &[&str] = &["/tmp/torture trace --dir /tmp"];
+/// Programs that nobody here wrote.
+const OTHERS: &[&str] = &[
+    "/bin/ls -l /etc",
+    "sh -c 'seq 300 > /tmp/a && sort -r /tmp/a | tail -3 && cp /tmp/a /tmp/b && tar -czf /tmp/c.tgz -C /tmp a b'",
+    "busybox sh -c 'for i in 1 2 3; do echo $i | cat > /tmp/x$i; done; rm /tmp/x*'",
+    "sqlite3 /tmp/x.db 'create table t(n); insert into t values(20),(22); select sum(n) from t'",
+    "sh -c 'mkdir -p /root/.gnupg; gpg --batch -q --pinentry-mode loopback --passphrase sky --s2k-count 1024 -c -o /tmp/gpg /tmp/a; gpgconf --kill gpg-agent'",
+    "git init -q /tmp/git",
+];
+
+macro_rules! strace {
+    ($($name:ident: $flavour:ident $cpus:literal $engine:literal $mechanism:literal $commands:ident,)*) => {
+        $(#[test]
+        fn $name() {
+            e2e(stringify!($name), || {
+                against_strace(&Setup::new(Flavour::$flavour, $cpus, $engine, $mechanism), $commands);
+            });
+        })*
+    };
+}
+
+strace! {
+    strace_agrees_61_1_sce_port: Cloud61 1 "sce" "port" OWN,
+    strace_agrees_612_4_entry_port: Cloud612 4 "entry" "port" OWN,
+    strace_agrees_612_4_sce_port: Cloud612 4 "sce" "port" OWN,
+    strace_agrees_61_4_entry_port: Cloud61 4 "entry" "port" OWN,
+    strace_agrees_612_1_entry_debug: Cloud612 1 "entry" "debug" OWN,
+    strace_agrees_on_debian_programs_sce: Cloud612 1 "sce" "port" OTHERS,
+    strace_agrees_on_debian_programs_entry: Cloud61 1 "entry" "debug" OTHERS,
+}
+
+/// The four ways give the same account of the same program.
+#[test]
+fn all_combinations_see_the_same() {
+    e2e("all_combinations_see_the_same", || {
+        let mut accounts = Vec::new();
+        for (engine, mechanism) in COMBINATIONS {
+            let rules = "[[process]]\nexecutable = 'torture'\nchildren = true";
+            let script = "mount -t tmpfs tmpfs /tmp; torture trace --dir /tmp";
+            let watched = watch(&Setup::new(Flavour::Cloud61, 1, engine, mechanism), rules, script, true);
+            assert_eq!(watched.finished.marker("TRACE").unwrap(), "ok");
+            // Numbers of threads and addresses differ from boot to boot; names, order and kind of result do not.
+            let mut account: Vec<Vec<(String, Option<bool>)>> = watched
+                .trace
+                .values()
+                .map(|lines| {
+                    ours(lines)
+                        .into_iter()
+                        .filter(|call| !["restart_syscall", "futex", "sched_yield"].contains(&call.name.as_str()))
+                        .map(|call| (call.name, call.result.map(|result| (-4095..0).contains(&result))))
+                        .collect()
+                })
+                .collect();
+            account.sort();
+            accounts.push(account);
+        }
+        for (account, combination) in accounts.iter().zip(COMBINATIONS) {
+            assert_eq!(account, &accounts[0], "{combination:?}");
+        }
+    });
+}
