@@ -2,14 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use guest_tests::disk::Disk;
-use guest_tests::e2e;
 use guest_tests::guest::{CMDLINE, Finished, GuestRun, Running, Scratch};
 use guest_tests::packages::{Flavour, Kernel};
 use guest_tests::workload::Files;
+use guest_tests::{e2e, programs};
 use serde_json::{Value, json};
 use sky_vmm::control::{self, Request};
 
@@ -38,14 +39,17 @@ impl Guest {
     /// Starts a guest with an ext4 disk and two CPUs, whose traps are set when this returns. `rules` is the
     /// beginning of what `--monitor` names.
     fn start((engine, mechanism): (&str, &str), rules: &str, script: &str) -> Self {
+        let trap = format!("[trap]\nengine = '{engine}'\nmechanism = '{mechanism}'\n");
+        Self::boot(Some(&format!("{rules}\n{trap}")), script)
+    }
+
+    /// As [`start`](Self::start), with the whole of what `--monitor` names, or without it.
+    fn boot(config: Option<&str>, script: &str) -> Self {
         let scratch = Scratch::new().unwrap();
         let kernel = Kernel::get(Flavour::Cloud61).unwrap();
         let disk = Disk::ext4(scratch.path("disk.img"), 16, None).unwrap();
-        let config = scratch.path("monitor.toml");
-        let trap = format!("[trap]\nengine = '{engine}'\nmechanism = '{mechanism}'\n");
-        std::fs::write(&config, format!("{rules}\n{trap}")).unwrap();
         let initramfs = scratch.initramfs(&kernel, script).unwrap();
-        let running = GuestRun::bare()
+        let mut run = GuestRun::bare()
             .option("--kernel", kernel.vmlinux().unwrap())
             .option("--initrd", initramfs)
             .option("--cmdline", CMDLINE)
@@ -54,11 +58,13 @@ impl Guest {
             .option("--control", scratch.path("control"))
             .option("--trace", scratch.path("trace"))
             .cpus(2)
-            .disk(&disk)
-            .monitor(&config)
-            .spawn()
-            .unwrap();
-        let mut guest = Self { scratch, disk, running };
+            .disk(&disk);
+        if let Some(text) = config {
+            let path = scratch.path("monitor.toml");
+            std::fs::write(&path, text).unwrap();
+            run = run.monitor(&path);
+        }
+        let mut guest = Self { scratch, disk, running: run.spawn().unwrap() };
         guest.running.wait_for("READY").unwrap();
         soon("the traps are set", || guest.try_ask(&Request::List {}).ok());
         guest
@@ -76,6 +82,15 @@ impl Guest {
     fn ask(&self, request: &str) -> Value {
         let request: Request = serde_json::from_str(request).unwrap();
         self.try_ask(&request).unwrap_or_else(|error| panic!("{request:?}: {error}"))
+    }
+
+    /// What `sky-vmm monitor` prints, and its status.
+    fn client(&self, arguments: &str) -> (i32, String, String) {
+        let mut client = Command::new(programs::sky_vmm().unwrap());
+        client.args(["monitor", "--control"]).arg(self.socket()).args(arguments.split(' '));
+        let output = client.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     }
 
     fn list(&self) -> Value {
@@ -213,6 +228,41 @@ fn traps_come_and_go_under_load_with_sce_and_ports() {
 #[test]
 fn traps_come_and_go_under_load_with_entry_and_debug_registers() {
     e2e("traps_come_and_go_under_load_with_entry_and_debug_registers", || detach_and_arm(WAYS[3]));
+}
+
+/// Without a file, with the program that people use, and with whatever mechanism works here.
+#[test]
+fn one_can_begin_with_nothing() {
+    e2e("one_can_begin_with_nothing", || {
+        let script = format!("{LOAD}\necho READY; read line\n{END_LOAD}");
+        let mut guest = Guest::boot(None, &script);
+        let (status, out, _) = guest.client("list");
+        assert_eq!((status, out.starts_with("no rules\n\nno process is monitored\n")), (0, true), "{out}");
+        let (status, out, _) = guest.client("add --executable getpid-loop");
+        assert_eq!((status, out.as_str()), (0, "rule 0: executable getpid-loop\n"));
+        soon("a process is listed", || {
+            let (_, out, _) = guest.client("list");
+            out.lines().any(|line| line.ends_with("  getpid-loop") && line.contains("     0  ")).then_some(())
+        });
+        let (_, out, _) = guest.client("list --json");
+        let listing: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(listing["rules"], guest.list()["rules"]);
+        let (status, out, _) = guest.client("report");
+        assert!(status == 0 && out.contains("monitored getpid-loop (pid "), "{out}");
+        assert_eq!(guest.client("remove 0").0, 0);
+        let (status, out, _) = guest.client("detach");
+        assert_eq!((status, out.as_str()), (0, "all traps are out of the guest\n"));
+        let (status, out, error) = guest.client("list");
+        assert_eq!(
+            (status, out.as_str(), error.as_str()),
+            (1, "", "sky-vmm: no traps are set in the guest\n")
+        );
+        assert_eq!(guest.client("arm").1, "the traps are set\n");
+        guest.running.say("end").unwrap();
+        let (finished, report, _) = guest.finish();
+        let finished = finished.ok().unwrap();
+        assert_healthy(&finished, &report, ("sce", "port"));
+    });
 }
 
 /// The call was made before anybody looked.
