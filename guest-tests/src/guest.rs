@@ -21,6 +21,10 @@ use crate::packages::{self, Kernel};
 use crate::programs::{self, Program};
 use crate::{cache, modules, paths, place};
 
+mod running;
+
+pub use running::Running;
+
 /// Drivers for disks and ext4, and for reading MSRs; needs follow by themselves, and crc32c is only named when it is used.
 const MODULES: [&str; 5] = ["virtio_mmio", "virtio_blk", "ext4", "crc32c_generic", "msr"];
 /// The kernel's command line unless a test wants another.
@@ -179,6 +183,13 @@ impl GuestRun {
     pub fn timeout(mut self, limit: Duration) -> GuestRun {
         self.limit = limit;
         self
+    }
+
+    /// Starts it, and comes back while it runs.
+    pub fn spawn(self) -> Result<Running> {
+        let turn = if self.waits { turn()? } else { None };
+        let mut vmm = Command::new(programs::sky_vmm()?);
+        Running::start(vmm.args(&self.args), self.limit, turn)
     }
 
     /// Runs to the end. That the guest, or sky-vmm, was not content is no error here.

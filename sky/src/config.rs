@@ -17,6 +17,8 @@
 //! [insight]
 //! pending_blocks = 1048576   # written blocks that are remembered until they reach the disk
 //! ```
+//!
+//! `process = []` begins with nobody: rules may be [added](crate::Sky::add) later.
 
 use std::path::Path;
 

@@ -9,6 +9,9 @@
 //! Requests and replies are JSON, a line each, as many as the client likes. Requests are carried out one after the
 //! other, whoever they come from. They wait for the guest; the guest's end does not wait for them.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use sky::process::ProcessRule;
 use sky::{Listing, Removal, Report, Sky};
 
@@ -22,6 +25,10 @@ mod tests;
 pub use client::{ClientError, ask, run};
 pub use protocol::{MAX_LINE, Request, answer};
 pub use server::ControlSocket;
+
+/// How long traps may take to be set. Looking through a guest's kernel takes milliseconds, and a second when emulated.
+const ARM_PATIENCE: Duration = Duration::from_secs(5);
+const ARM_AGAIN: Duration = Duration::from_millis(10);
 
 /// What can be asked for. [`Sky`] is the one that there is; tests have another.
 pub trait Controls: Send + Sync {
@@ -82,7 +89,13 @@ impl Controls for Sky {
 
     fn arm(&self) -> sky::Result<()> {
         self.arm();
-        // Jobs are done in their order: whoever is answered after this one knows how it went.
-        self.list().map(drop)
+        // Nobody says when it is done, or that it failed. With several virtual CPUs the list may overtake it.
+        let started = Instant::now();
+        loop {
+            match self.list() {
+                Err(sky::Error::NotArmed) if started.elapsed() < ARM_PATIENCE => sleep(ARM_AGAIN),
+                result => return result.map(drop),
+            }
+        }
     }
 }
