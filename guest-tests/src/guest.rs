@@ -109,6 +109,7 @@ pub fn prepare() -> Result<()> {
     }
     packages::rootfs()?;
     programs::sky_vmm()?;
+    programs::insight_probe()?;
     Program::GUEST.iter().try_for_each(|program| program.path().map(drop))
 }
 
@@ -126,6 +127,8 @@ pub fn turn() -> Result<Option<FileLock>> {
 #[derive(Debug)]
 pub struct GuestRun {
     args: Vec<OsString>,
+    vmm: Option<PathBuf>,
+    env: Vec<(String, String)>,
     limit: Duration,
     waits: bool,
 }
@@ -142,7 +145,7 @@ impl GuestRun {
 
     /// `sky-vmm run` without any option.
     pub fn bare() -> GuestRun {
-        GuestRun { args: vec!["run".into()], limit: LIMIT, waits: true }
+        GuestRun { args: vec!["run".into()], vmm: None, env: vec![], limit: LIMIT, waits: true }
     }
 
     /// Adds an option with its value.
@@ -173,6 +176,18 @@ impl GuestRun {
         self.option("--monitor", file)
     }
 
+    /// Takes another program than `sky-vmm`, one with the same options.
+    pub fn vmm(mut self, program: PathBuf) -> GuestRun {
+        self.vmm = Some(program);
+        self
+    }
+
+    /// Sets a variable of the program's environment.
+    pub fn env(mut self, name: &str, value: &str) -> GuestRun {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Does not wait for its [`turn`]: for a run that is to meet another.
     pub fn beside_another(mut self) -> GuestRun {
         self.waits = false;
@@ -185,19 +200,27 @@ impl GuestRun {
         self
     }
 
+    fn command(&self) -> Result<Command> {
+        let vmm = match &self.vmm {
+            Some(program) => program.clone(),
+            None => programs::sky_vmm()?,
+        };
+        let mut command = Command::new(vmm);
+        command.args(&self.args).envs(self.env.iter().cloned());
+        Ok(command)
+    }
+
     /// Starts it, and comes back while it runs.
     pub fn spawn(self) -> Result<Running> {
         let turn = if self.waits { turn()? } else { None };
-        let mut vmm = Command::new(programs::sky_vmm()?);
-        Running::start(vmm.args(&self.args), self.limit, turn)
+        Running::start(&mut self.command()?, self.limit, turn)
     }
 
     /// Runs to the end. That the guest, or sky-vmm, was not content is no error here.
     pub fn run(self) -> Result<Finished> {
         let _turn = if self.waits { turn()? } else { None };
-        let mut vmm = Command::new(programs::sky_vmm()?);
         let (output, init_after) =
-            command::run_and_watch(vmm.args(&self.args), self.limit, INIT_MARKER.as_bytes())?;
+            command::run_and_watch(&mut self.command()?, self.limit, INIT_MARKER.as_bytes())?;
         Ok(Finished {
             status: output.status,
             serial: String::from_utf8_lossy(&output.stdout).into_owned(),

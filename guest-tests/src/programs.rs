@@ -82,6 +82,14 @@ pub fn sky_vmm_static() -> Result<PathBuf> {
     existing(static_dir().join(STATIC_TARGET).join("release/sky-vmm"))
 }
 
+/// The release build of the example of an observer that asks, built now unless we are in the lab. It takes the options
+/// of `sky-vmm run`.
+pub fn insight_probe() -> Result<PathBuf> {
+    static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    once(&BUILT, || cargo(&["--package", "sky-vmm", "--example", "insight_probe"], &paths::target(), None))?;
+    existing(paths::target().join("release/examples/insight_probe"))
+}
+
 fn static_dir() -> PathBuf {
     paths::target().join("static")
 }

@@ -98,6 +98,37 @@ pub fn getpid_loop(calls: u64) -> Timing {
     Timing { ticks: end.saturating_sub(start), pid: same.then_some(first) }
 }
 
+/// Calls `sched_yield` so often; gives the ticks that it took.
+#[cfg(target_arch = "x86_64")]
+pub fn yield_loop(calls: u64) -> u64 {
+    // SAFETY: reading the time-stamp counter has no preconditions.
+    let start = unsafe { std::arch::x86_64::_rdtsc() };
+    for _ in 0..calls {
+        // SAFETY: sched_yield has no preconditions.
+        unsafe { libc::sched_yield() };
+    }
+    // SAFETY: reading the time-stamp counter has no preconditions.
+    unsafe { std::arch::x86_64::_rdtsc() }.saturating_sub(start)
+}
+
+/// Writes so often to the I/O port of power-on diagnostics; gives the ticks that it took. Needs privilege.
+#[cfg(target_arch = "x86_64")]
+pub fn out_loop(times: u64) -> io::Result<u64> {
+    const PORT: u8 = 0x80;
+    // SAFETY: nothing is listening on this port; writes to it have no effect but time.
+    if unsafe { libc::ioperm(PORT.into(), 1, 1) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: reading the time-stamp counter has no preconditions.
+    let start = unsafe { std::arch::x86_64::_rdtsc() };
+    for _ in 0..times {
+        // SAFETY: the process may write to the port, and nothing else changes.
+        unsafe { std::arch::asm!("out 0x80, al", in("al") 0u8, options(nostack, preserves_flags)) };
+    }
+    // SAFETY: reading the time-stamp counter has no preconditions.
+    Ok(unsafe { std::arch::x86_64::_rdtsc() }.saturating_sub(start))
+}
+
 /// Passes the time without a system call until the time-stamp counter has advanced by `ticks`.
 #[cfg(target_arch = "x86_64")]
 pub fn spin(ticks: u64) {

@@ -3,6 +3,9 @@
 //! Takes the options of `sky-vmm run`, with `--monitor`. At the entry and at the return of each call it lets the thread
 //! make every kind of insight-call, with the call's first argument for a file descriptor, and prints the answers as one
 //! line of JSON for each; the counters follow in the end.
+//!
+//! For measurements: `SKY_PROBE_CALL=N` chooses another call, and `SKY_PROBE_ASKS` what is asked at its entry: `pid`
+//! or `nothing`.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -27,20 +30,31 @@ const GETPRIORITY: u64 = 140;
 type Answers = Arc<Mutex<BTreeMap<String, u64>>>;
 
 struct Probe {
+    call: u64,
+    asks: Option<String>,
     answers: Answers,
 }
 
 impl Observer for Probe {
     fn wants(&self) -> CallSet {
-        [GETPRIORITY].into_iter().collect()
+        [self.call].into_iter().collect()
     }
 
     fn entered(&self, call: &Call<'_>) -> Option<Inquiry> {
-        Some(self.ask("entered", call))
+        match self.asks.as_deref() {
+            None => Some(self.ask("entered", call)),
+            Some("pid") => {
+                let thread = call.thread();
+                Some(Box::pin(async move {
+                    let _ = thread.call(Getpid).await;
+                }))
+            }
+            Some(_) => None,
+        }
     }
 
     fn returned(&self, call: &Call<'_>, _: Outcome) -> Option<Inquiry> {
-        Some(self.ask("returned", call))
+        self.asks.is_none().then(|| self.ask("returned", call))
     }
 }
 
@@ -82,7 +96,12 @@ fn run() -> Result<u8, Box<dyn std::error::Error>> {
     let config = options.options()?.complete()?;
     let path = config.monitor.clone().ok_or("--monitor is needed")?;
     let answers = Answers::default();
-    let probe = Arc::new(Probe { answers: Arc::clone(&answers) });
+    let number = std::env::var("SKY_PROBE_CALL").ok();
+    let probe = Arc::new(Probe {
+        call: number.map_or(Ok(GETPRIORITY), |number| number.parse())?,
+        asks: std::env::var("SKY_PROBE_ASKS").ok(),
+        answers: Arc::clone(&answers),
+    });
     let monitor = Arc::new(Monitor::new(Config::load(&path)?, vec![probe]));
     let outcome = Machine::new(&config, Arc::clone(&monitor) as Arc<dyn Extension>)?.run()?;
     for (line, times) in answers.lock().unwrap_or_else(PoisonError::into_inner).iter() {

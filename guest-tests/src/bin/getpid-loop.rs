@@ -1,19 +1,30 @@
-//! Guest program: many `getpid` calls, and how many ticks of the time-stamp counter each took.
+//! Guest program: many system calls of one kind, and how many ticks of the time-stamp counter they took.
 //!
-//! `getpid-loop CALLS [SECONDS]`; sleeps for so long in the end.
+//! `getpid-loop CALLS [SECONDS]`: `getpid`; sleeps for so long in the end. `getpid-loop yield CALLS`: `sched_yield`.
+//! `getpid-loop out TIMES`: no call at all, but writes to an I/O port that no device has.
 
 use std::io;
 use std::time::Duration;
 
-use guest_tests::workload::getpid_loop;
+use guest_tests::workload::{getpid_loop, out_loop, yield_loop};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |text: &String| text.parse::<u64>().map_err(io::Error::other);
-    let (calls, seconds) = match args.as_slice() {
+    let number = |text: &str| text.parse::<u64>().map_err(io::Error::other);
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (calls, seconds) = match words[..] {
+        ["yield", calls] => {
+            println!("YIELD_TICKS={}", yield_loop(number(calls)?));
+            return Ok(());
+        }
+        ["out", times] => {
+            let times = number(times)?;
+            println!("OUT_TICKS={}", out_loop(times)? / times.max(1));
+            return Ok(());
+        }
         [calls] => (number(calls)?, 0),
         [calls, seconds] => (number(calls)?, number(seconds)?),
-        _ => return Err(io::Error::other("usage: getpid-loop CALLS [SECONDS]")),
+        _ => return Err(io::Error::other("usage: getpid-loop CALLS [SECONDS] | yield CALLS | out TIMES")),
     };
     let timing = getpid_loop(calls);
     let pid = timing.pid.ok_or_else(|| io::Error::other("getpid gave different answers"))?;

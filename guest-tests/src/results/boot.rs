@@ -1,13 +1,9 @@
 //! How long a guest takes to its init, and what a trapped system call costs.
 
-use std::path::Path;
-
-use serde_json::Value;
-
+use super::guests::{Guests, number, rounded};
 use super::{Benchmark, Figures, Goal, Metric, Part, Reference, Setting};
-use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::guest::{Finished, GuestRun, INIT_MARKER, Scratch};
+use crate::guest::{GuestRun, INIT_MARKER, Scratch};
 use crate::packages::{Flavour, Kernel};
 
 /// What the first experiment with these mechanisms took, in the same lab.
@@ -86,76 +82,29 @@ const UNTRAPPED: u32 = 400_000;
 /// Exits are compared with a guest that spends the same time without calls: what its boot and its clock take is
 /// taken off.
 fn calls() -> Result<Figures> {
-    let bench = Calls::new()?;
+    let bench = Guests::new()?;
     let mut figures = Figures::new();
     let calls = f64::from(TRAPPED);
-    for (returns, kind) in [("all", "trapped"), ("decoded", "passed")] {
-        let (looped, exits) = bench.run(returns, &format!("getpid-loop {TRAPPED}"))?;
+    for (returns, kind) in [("all", "trapped"), ("observed", "passed")] {
+        let (looped, exits) = bench.exits(&traps(returns), &format!("getpid-loop {TRAPPED}"))?;
         let ticks = number(&looped, "GETPID_TICKS_PER_CALL")?;
-        let (_, idle) = bench.run(returns, &format!("getpid-loop 0; bystander spin {:.0}", ticks * calls))?;
+        let (_, idle) =
+            bench.exits(&traps(returns), &format!("getpid-loop 0; bystander spin {:.0}", ticks * calls))?;
         figures.insert(format!("instructions_per_{kind}_call"), ticks);
         figures.insert(format!("exits_per_{kind}_call"), rounded((exits - idle) / calls));
     }
     // The sleeper has made its last call when the other begins, and is killed with the guest.
     let asleep = "getpid-loop 1 1000 & sleep 1;";
-    let (looped, exits) = bench.run("decoded", &format!("{asleep} bystander getpid {UNTRAPPED}"))?;
+    let (looped, exits) =
+        bench.exits(&traps("observed"), &format!("{asleep} bystander getpid {UNTRAPPED}"))?;
     let calls = f64::from(UNTRAPPED);
     let ticks = number(&looped, "BYSTANDER_TICKS")?;
-    let (_, idle) = bench.run("decoded", &format!("{asleep} bystander spin {ticks:.0}"))?;
+    let (_, idle) = bench.exits(&traps("observed"), &format!("{asleep} bystander spin {ticks:.0}"))?;
     figures.insert("instructions_per_unmonitored_call".into(), (ticks / calls).round());
     figures.insert("exits_per_unmonitored_call".into(), rounded((exits - idle) / calls));
     Ok(figures)
 }
 
-/// To the second decimal: beyond it lies a clock interrupt more or less. Without the sign of a nothing from below.
-fn rounded(ratio: f64) -> f64 {
-    let rounded = (ratio * 100.0).round() / 100.0;
-    if rounded == 0.0 { 0.0 } else { rounded }
-}
-
-struct Calls {
-    scratch: Scratch,
-    kernel: Kernel,
-    disk: Disk,
-}
-
-impl Calls {
-    fn new() -> Result<Calls> {
-        let scratch = Scratch::new()?;
-        let disk = Disk::blank(scratch.path("disk.img"), 16)?;
-        Ok(Calls { scratch, kernel: Kernel::get(Flavour::Cloud61)?, disk })
-    }
-
-    /// Runs a script in a guest where `getpid-loop` is monitored; gives what it printed and all exits that KVM counted.
-    fn run(&self, returns: &str, script: &str) -> Result<(Finished, f64)> {
-        let monitor = self.scratch.path("monitor.toml");
-        let config = format!("[[process]]\nexecutable = 'getpid-loop'\n[trap]\nreturns = '{returns}'\n");
-        std::fs::write(&monitor, config).map_err(Error::file("write", &monitor))?;
-        let stats = self.scratch.path("stats.json");
-        let initramfs = self.scratch.initramfs(&self.kernel, script)?;
-        let finished = GuestRun::new(&self.kernel.vmlinux()?, &initramfs)
-            .disk(&self.disk)
-            .monitor(&monitor)
-            .option("--stats", &stats)
-            .run()?
-            .ok()?;
-        let exits = kvm_exits(&stats)?;
-        Ok((finished, exits))
-    }
-}
-
-fn kvm_exits(path: &Path) -> Result<f64> {
-    let format = |problem: String| Error::Format { path: path.to_owned(), problem };
-    let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
-    let stats: Value = serde_json::from_slice(&bytes).map_err(|error| format(error.to_string()))?;
-    if stats["monitor"]["armed"] != Value::Bool(true) {
-        return Err(format(format!("no traps were set: {}", stats["monitor"]["problem"])));
-    }
-    stats["kvm_exits"].as_f64().ok_or_else(|| format("KVM does not count exits here".into()))
-}
-
-fn number(finished: &Finished, key: &str) -> Result<f64> {
-    let text = finished.marker(key)?;
-    text.parse()
-        .map_err(|_| Error::Guest { problem: format!("{key}={text}"), output: finished.serial.clone() })
+fn traps(returns: &str) -> String {
+    format!("returns = '{returns}'")
 }

@@ -9,8 +9,10 @@
 //! its figures as `KEY=VALUE` lines. To add a benchmark, write one file like `boot` and name it in [`ALL`].
 
 mod boot;
+mod guests;
 mod setting;
 mod table;
+mod traps;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,7 +24,7 @@ pub use setting::Setting;
 pub use table::table;
 
 /// Every benchmark there is.
-pub const ALL: [&Benchmark; 1] = [&boot::BOOT];
+pub const ALL: [&Benchmark; 2] = [&boot::BOOT, &traps::TRAPS];
 
 /// Measured values by their keys.
 pub type Figures = BTreeMap<String, f64>;

@@ -1,0 +1,118 @@
+//! What trapped system calls, process switches and insight-calls cost, with both engines.
+
+use super::guests::{Guests, number, rounded};
+use super::{Benchmark, Figures, Goal, Metric, Part, Reference, Setting};
+use crate::error::{Error, Result};
+
+/// What the first experiment with these mechanisms took, in the same lab.
+const EXPERIMENT: &str = "first experiment";
+
+const fn metric(key: &'static str, reference: Option<f64>, goal: Option<f64>) -> Metric {
+    let reference = match reference {
+        Some(value) => Some(Reference { source: EXPERIMENT, value }),
+        None => None,
+    };
+    let goal = match goal {
+        Some(limit) => Some(Goal::AtMost(limit)),
+        None => None,
+    };
+    Metric { key, unit: "", reference, goal }
+}
+
+pub(super) const TRAPS: Benchmark = Benchmark {
+    name: "traps",
+    about: "exits and instructions of trapped calls, process switches and insight-calls",
+    metrics: &[
+        metric("sce.exits_per_call", Some(3.0), Some(3.0)),
+        metric("sce.instructions_per_call", Some(15_629.0), Some(12_000.0)),
+        metric("entry.exits_per_call", Some(2.0), Some(2.0)),
+        metric("entry.instructions_per_call", Some(11_484.0), Some(8_500.0)),
+        metric("sce_debug.instructions_per_call", None, None),
+        metric("entry_debug.instructions_per_call", None, None),
+        metric("switch.instructions", Some(9_000.0), Some(6_000.0)),
+        metric("unmonitored.exits_per_call", None, Some(0.0)),
+        metric("unmonitored.overhead_percent", None, Some(1.0)),
+        metric("insight.instructions", None, None),
+        metric("floor.instructions_per_exit", None, None),
+    ],
+    parts: &[Part { name: "calls", setting: Setting::InstructionCount, measure: calls }],
+};
+
+/// Calls of `getpid` where they are trapped.
+const TRAPPED: u32 = 20_000;
+/// The same where they are not: they take a fortieth of the time, and a clock interrupt more or less is to be nothing.
+const UNTRAPPED: u32 = 400_000;
+/// Calls of `sched_yield` by each of two processes.
+const YIELDS: u32 = 5_000;
+
+fn traps(engine: &str, mechanism: &str, returns: &str) -> String {
+    format!("engine = '{engine}'\nmechanism = '{mechanism}'\nreturns = '{returns}'")
+}
+
+fn calls() -> Result<Figures> {
+    let guests = Guests::new()?;
+    let mut figures = Figures::new();
+    let calls = f64::from(TRAPPED);
+    let script = format!("getpid-loop {TRAPPED}");
+    for engine in ["sce", "entry"] {
+        let (looped, exits) = guests.exits(&traps(engine, "port", "all"), &script)?;
+        let ticks = number(&looped, "GETPID_TICKS_PER_CALL")?;
+        // A guest that spends the same time without calls: what its boot and its clock take is taken off.
+        let idle = format!("getpid-loop 0; bystander spin {:.0}", ticks * calls);
+        let (_, idle) = guests.exits(&traps(engine, "port", "all"), &idle)?;
+        figures.insert(format!("{engine}.instructions_per_call"), ticks);
+        figures.insert(format!("{engine}.exits_per_call"), rounded((exits - idle) / calls));
+        let (looped, _) = guests.exits(&traps(engine, "debug", "all"), &script)?;
+        let ticks = number(&looped, "GETPID_TICKS_PER_CALL")?;
+        figures.insert(format!("{engine}_debug.instructions_per_call"), ticks);
+    }
+    unmonitored(&guests, &mut figures)?;
+    switches(&guests, &mut figures)?;
+    figures.insert("insight.instructions".into(), insight(&guests)?);
+    let out =
+        guests.watched(&traps("sce", "port", "observed"), &format!("getpid-loop out {TRAPPED}"), &[])?;
+    figures.insert("floor.instructions_per_exit".into(), number(&out, "OUT_TICKS")?);
+    Ok(figures)
+}
+
+/// Calls of a process that nobody watches while the monitored one sleeps, against a guest without Sky.
+fn unmonitored(guests: &Guests, figures: &mut Figures) -> Result<()> {
+    // The sleeper has made its last call when the other begins, and is killed with the guest.
+    let asleep = "getpid-loop 1 1000 & sleep 1;";
+    let script = format!("{asleep} bystander getpid {UNTRAPPED}");
+    let traps = traps("sce", "port", "observed");
+    let (looped, exits) = guests.exits(&traps, &script)?;
+    let ticks = number(&looped, "BYSTANDER_TICKS")?;
+    let (_, idle) = guests.exits(&traps, &format!("{asleep} bystander spin {ticks:.0}"))?;
+    let without = number(&guests.alone(&script)?, "BYSTANDER_TICKS")?;
+    figures.insert("unmonitored.exits_per_call".into(), rounded((exits - idle) / f64::from(UNTRAPPED)));
+    figures.insert("unmonitored.overhead_percent".into(), rounded((ticks - without) / without * 100.0));
+    Ok(())
+}
+
+/// Two processes that hand the CPU to each other, one of them monitored, against a guest without Sky. What the trapped
+/// calls themselves cost, the one that yields, is taken off.
+fn switches(guests: &Guests, figures: &mut Figures) -> Result<()> {
+    let script = format!("bystander yield {YIELDS} & getpid-loop yield {YIELDS}; wait");
+    let traps = traps("sce", "port", "observed");
+    let with = number(&guests.watched(&traps, &script, &[])?, "YIELD_TICKS")?;
+    let switches = guests.stats()?["monitor"]["stops"]["switches"].as_f64();
+    let switches = switches.ok_or_else(|| Error::Missing("the number of process switches".into()))?;
+    let without = number(&guests.alone(&script)?, "YIELD_TICKS")?;
+    let alone = format!("getpid-loop yield {YIELDS}");
+    let passed = number(&guests.watched(&traps, &alone, &[])?, "YIELD_TICKS")?
+        - number(&guests.alone(&alone)?, "YIELD_TICKS")?;
+    figures.insert("switch.instructions".into(), ((with - without - passed) / switches).round());
+    Ok(())
+}
+
+/// A call before which the thread makes one for us, less one that is only followed.
+fn insight(guests: &Guests) -> Result<f64> {
+    let traps = traps("sce", "port", "observed");
+    let script = format!("getpid-loop {TRAPPED}");
+    let ticks = |asks| {
+        let probe = [("SKY_PROBE_CALL", "39"), ("SKY_PROBE_ASKS", asks)];
+        number(&guests.watched(&traps, &script, &probe)?, "GETPID_TICKS_PER_CALL")
+    };
+    Ok(ticks("pid")? - ticks("nothing")?)
+}
