@@ -202,7 +202,10 @@ fn ours(lines: &[Value]) -> Vec<Seen> {
         .map(|line| {
             let call = &line["call"];
             Seen {
-                name: call["name"].as_str().unwrap_or("?").to_owned(),
+                name: match call["name"].as_str() {
+                    Some(name) => name.to_owned(),
+                    None => format!("syscall_{:#x}", call["number"].as_u64().unwrap()),
+                },
                 args: call["raw"].as_array().unwrap().iter().map(hex).collect(),
                 result: call["result"]["value"].as_i64(),
             }
@@ -227,9 +230,9 @@ fn compare(tid: i32, ours: &[Seen], theirs: &[strace::Call]) {
         let special = ["rt_sigreturn", "restart_syscall"].contains(&their.name.as_str());
         assert!(
             our.name == their.name && (special || same_args && same_result),
-            "thread {tid}, call {at}: ours {our:?}, strace's {their:?}\nbefore: {:?}\nstrace's: {:?}",
-            &ours[at.saturating_sub(3)..at],
-            &theirs[at.saturating_sub(3)..at]
+            "thread {tid}, call {at}: ours {our:?}, strace's {their:?}\naround: {:?}\nstrace's: {:?}",
+            &ours[at.saturating_sub(3)..ours.len().min(at + 4)],
+            &theirs[at.saturating_sub(3)..theirs.len().min(at + 4)]
         );
     }
 }

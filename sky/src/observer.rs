@@ -17,36 +17,43 @@ use crate::syscall::{Outcome, RawCall};
 
 /// System calls by number.
 #[derive(Clone, PartialEq, Eq)]
-pub struct CallSet(Box<[bool; Self::SIZE]>);
+pub struct CallSet {
+    numbered: Box<[bool; Self::SIZE]>,
+    /// All numbers beyond.
+    others: bool,
+}
 
 impl CallSet {
-    /// Numbers from here on are in no set of Linux's.
+    /// Numbers from here on are not told apart: Linux has no such calls.
     pub const SIZE: usize = 512;
 
-    /// Every call there is.
+    /// Every number there is.
     #[must_use]
     pub fn all() -> Self {
-        Self(Box::new([true; Self::SIZE]))
+        Self { numbered: Box::new([true; Self::SIZE]), others: true }
     }
 
     /// No call.
     #[must_use]
     pub fn none() -> Self {
-        Self(Box::new([false; Self::SIZE]))
+        Self { numbered: Box::new([false; Self::SIZE]), others: false }
     }
 
     /// Whether a call is in it.
     #[must_use]
     pub fn contains(&self, number: u64) -> bool {
-        usize::try_from(number).is_ok_and(|number| self.0.get(number) == Some(&true))
+        let numbered = usize::try_from(number).ok().and_then(|number| self.numbered.get(number));
+        numbered.copied().unwrap_or(self.others)
     }
 }
 
+/// Numbers from [`CallSet::SIZE`] on are left out.
 impl FromIterator<u64> for CallSet {
     fn from_iter<I: IntoIterator<Item = u64>>(numbers: I) -> Self {
         let mut set = Self::none();
         for number in numbers {
-            if let Some(place) = usize::try_from(number).ok().and_then(|number| set.0.get_mut(number)) {
+            if let Some(place) = usize::try_from(number).ok().and_then(|number| set.numbered.get_mut(number))
+            {
                 *place = true;
             }
         }
@@ -56,8 +63,10 @@ impl FromIterator<u64> for CallSet {
 
 impl fmt::Debug for CallSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wanted = self.numbered.iter().enumerate().filter(|(_, wanted)| **wanted);
         f.debug_set()
-            .entries(self.0.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(at, _)| at))
+            .entries(wanted.map(|(number, _)| number))
+            .entries(self.others.then_some("others"))
             .finish()
     }
 }

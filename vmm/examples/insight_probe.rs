@@ -104,6 +104,9 @@ fn run() -> Result<u8, Box<dyn std::error::Error>> {
     });
     let monitor = Arc::new(Monitor::new(Config::load(&path)?, vec![probe]));
     let outcome = Machine::new(&config, Arc::clone(&monitor) as Arc<dyn Extension>)?.run()?;
+    if outcome.reason.status() != 0 {
+        eprintln!("sky-vmm: {}", outcome.reason);
+    }
     for (line, times) in answers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         eprintln!("{times} {line}");
     }

@@ -254,23 +254,28 @@ impl State {
 pub(super) struct Interest {
     /// For each number, a bit for each observer that wants it.
     observers: Box<[u32; CallSet::SIZE]>,
+    /// The same for all numbers beyond.
+    others: u32,
     pub(super) every_return: bool,
 }
 
 impl Interest {
     fn new(observers: &[Arc<dyn Observer>], every_return: bool) -> Self {
         let mut bits = Box::new([0u32; CallSet::SIZE]);
+        let mut others = 0;
         for (at, observer) in observers.iter().enumerate() {
             let wants = observer.wants();
             for (number, bits) in (0u64..).zip(bits.iter_mut()) {
                 *bits |= u32::from(wants.contains(number)) << at;
             }
+            others |= u32::from(wants.contains(u64::MAX)) << at;
         }
-        Self { observers: bits, every_return }
+        Self { observers: bits, others, every_return }
     }
 
     pub(super) fn observers(&self, number: u64) -> u32 {
-        usize::try_from(number).ok().and_then(|number| self.observers.get(number)).copied().unwrap_or(0)
+        let numbered = usize::try_from(number).ok().and_then(|number| self.observers.get(number));
+        numbered.copied().unwrap_or(self.others)
     }
 }
 
