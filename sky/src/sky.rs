@@ -361,6 +361,10 @@ impl Machine {
         self.later.store(true, Ordering::Relaxed);
     }
 
+    pub(crate) fn has_job(&self) -> bool {
+        !lock(&self.jobs).now.is_empty() || self.is_due()
+    }
+
     pub(crate) fn next_job(&self) -> Option<Job> {
         let mut jobs = lock(&self.jobs);
         if let Some(job) = jobs.now.pop_front() {

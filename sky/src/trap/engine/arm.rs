@@ -60,18 +60,18 @@ impl Vcpu {
     pub(super) fn listen(&mut self, machine: &Machine, cpu: &mut dyn Cpu) -> Result<()> {
         self.heard = machine.news();
         machine.place(self.index, self.position(cpu)?);
-        while let Some(mut job) = machine.next_job() {
-            let done = {
-                let _held = machine.rendezvous.hold(self.index);
-                job(self, cpu)
-            };
-            match done {
+        while machine.has_job() {
+            // Held before a job is taken: they are done in the order in which they were asked for.
+            let held = machine.rendezvous.hold(self.index);
+            let Some(mut job) = machine.next_job() else { break };
+            match job(self, cpu) {
                 Done::Yes => machine.tell(),
                 Done::Later => {
                     machine.postpone(job);
                     break;
                 }
             }
+            drop(held);
         }
         self.refresh(machine, cpu);
         Ok(())
