@@ -312,9 +312,6 @@ strace! {
     strace_agrees_61_4_entry_port: Cloud61 4 "entry" "port" OWN,
     strace_agrees_612_1_entry_debug: Cloud612 1 "entry" "debug" OWN,
     strace_agrees_on_debian_programs_sce: Cloud612 1 "sce" "port" OTHERS,
-    tmp_a: Cloud61 1 "entry" "port" OTHERS,
-    tmp_b: Cloud61 1 "sce" "debug" OTHERS,
-    tmp_c: Cloud612 1 "entry" "debug" OTHERS,
     strace_agrees_on_debian_programs_entry: Cloud61 1 "entry" "debug" OTHERS,
 }
 

@@ -144,12 +144,12 @@ fn arm(sky: &Sky, machine: &Machine, cpu: &mut dyn Cpu) -> Result<Armed> {
         next_rule: rules.len() as u64,
         rules,
         spaces: Spaces::above(floor),
-        newest_space: floor,
         families: BTreeMap::new(),
         calls: Outstanding::default(),
         suspended: Vec::new(),
         next_call: 0,
         swept: Instant::now(),
+        ending: false,
         closing: false,
         counts: super::counts::Counts::default(),
     };

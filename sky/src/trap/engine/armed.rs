@@ -149,24 +149,22 @@ impl Armed {
     /// page directory that is loaded.
     pub(crate) fn sweep(&self, cr3: u64) {
         let view = self.view(cr3);
-        let before = self.lock().next_call;
+        // What comes after this may be of a thread that the walk misses.
+        let (before, spaces) = {
+            let mut state = self.lock();
+            state.ending = false;
+            state.swept = Instant::now();
+            (state.next_call, state.spaces.monitored().map(|(ctx_id, _)| ctx_id).collect::<Vec<_>>())
+        };
         // A list that changes while it is walked may end in an error: then nothing is forgotten this time.
         let Ok(threads) = self.linux.threads(&view, self.anchor.task) else { return };
         let alive: BTreeMap<Gva, u64> =
             threads.iter().map(|thread| (thread.stack.offset(self.stack_size), thread.ctx_id)).collect();
         let mut state = self.lock();
-        state.swept = Instant::now();
-        // A call that was entered since may be of a thread that is new.
         let gone = state.calls.drain(|stack_top, pending| {
-            pending.id.0 < before && alive.get(&stack_top).is_none_or(|&ctx_id| ctx_id == 0)
+            pending.id.0 <= before && alive.get(&stack_top).is_none_or(|&ctx_id| ctx_id == 0)
         });
-        let ended: Vec<u64> = state
-            .spaces
-            .monitored()
-            .map(|(ctx_id, _)| ctx_id)
-            .filter(|ctx_id| !alive.values().any(|other| other == ctx_id))
-            .filter(|&ctx_id| ctx_id < state.newest_space)
-            .collect();
+        let ended = spaces.into_iter().filter(|ctx_id| !alive.values().any(|other| other == ctx_id));
         let mut pids = Vec::new();
         for ctx_id in ended {
             pids.extend(state.forget_space(ctx_id));
@@ -184,14 +182,14 @@ pub(crate) struct State {
     pub(super) rules: Vec<(u64, Rule)>,
     pub(super) next_rule: u64,
     pub(super) spaces: Spaces,
-    /// The newest address space that was identified. A walk over the tasks may have missed newer ones.
-    pub(super) newest_space: u64,
     /// Processes whose children are monitored, too, and the rule that says so.
     pub(super) families: BTreeMap<u32, u64>,
     pub(super) calls: Outstanding<Note>,
     pub(super) suspended: Vec<Suspended>,
     pub(super) next_call: u64,
     pub(super) swept: Instant,
+    /// A process has begun to end since.
+    pub(super) ending: bool,
     /// Nothing is to be watched any more.
     pub(super) closing: bool,
     pub(crate) counts: Counts,

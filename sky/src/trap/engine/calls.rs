@@ -12,7 +12,7 @@ use super::asking::{Asking, MAX_SUSPENDED, Next, Note, SYSCALL_LENGTH, Suspended
 use super::frames::{InterruptFrame, PtRegs, RF};
 use crate::call::{Frames, Thread};
 use crate::guest::{Gva, View};
-use crate::observer::{Call, CallId, Inquiry, ProcessEvent};
+use crate::observer::{Call, CallId, Inquiry};
 use crate::process::{Pending, Space};
 use crate::syscall::{Outcome, RawCall};
 use crate::trap::engine::arm::msr;
@@ -126,7 +126,11 @@ impl Vcpu {
         let interested = armed.interest.observers(call.number);
         let family = makes_children(call.number) && !state.families.is_empty();
         let follow = call.returns() && (interested != 0 || family || armed.interest.every_return);
-        if !follow && interested == 0 && call.number != EXIT_GROUP && state.suspended.is_empty() {
+        if call.number == EXIT_GROUP {
+            // Its other threads may make, and end, calls until they are stopped: the sweep will find it gone.
+            state.ending = true;
+        }
+        if !follow && interested == 0 && state.suspended.is_empty() {
             return Ok(());
         }
         let stack_top = view
@@ -148,7 +152,7 @@ impl Vcpu {
 
         let mut note = Note { observers: interested, ..Note::default() };
         let (resumes_at, rsp) = (regs.rcx, regs.rsp);
-        if interested != 0 || call.number == EXIT_GROUP {
+        if interested != 0 {
             let per_cpu = self.per_cpu.ok_or(Error::Kernel("the per-CPU area is not known yet"))?;
             note.task = armed.linux.current(&view, per_cpu)?;
             note.pid = armed.linux.pid(&view, note.task)?;
@@ -159,16 +163,12 @@ impl Vcpu {
                 note.asking = Some(Box::new(Asking::new(thread, inquiries, Then::Call, observed)));
             }
         }
-        let pid = note.pid;
         let pending = Pending { id, call, ctx_id: self.ctx_id, resumes_at, rsp, note };
         if pending.note.asking.is_some() {
             self.ask(armed, &view, stack_top, pending, regs)?;
         } else if follow {
             regs.rip = ways.followed.0;
             file(armed, stack_top, pending);
-        }
-        if call.number == EXIT_GROUP {
-            self.exits(armed, cpu, pid)?;
         }
         Ok(())
     }
@@ -231,23 +231,6 @@ impl Vcpu {
         regs.rip = ways.followed.0;
         file(armed, stack_top, pending);
         Ok(())
-    }
-
-    /// The process ends, unless this is a child of vfork that still borrows its parent's address space. Its other
-    /// threads end inside their calls.
-    fn exits(&mut self, armed: &Armed, cpu: &mut dyn Cpu, pid: u32) -> Result<()> {
-        let mut state = armed.lock();
-        if state.spaces.process(self.ctx_id).map(|process| process.pid) != Some(pid) {
-            return Ok(());
-        }
-        let gone = state.calls.drain_space(self.ctx_id);
-        state.counts.unreturned += gone.len() as u64;
-        state.forget_space(self.ctx_id);
-        drop(state);
-        armed.abandon(gone.into_iter().map(|(_, pending)| (pending.id, pending.note.observers)));
-        armed.tell(&ProcessEvent::Ends { pid });
-        self.space = Space::Bystander;
-        self.watch_space(armed, cpu)
     }
 
     /// A thread has come back from the system-call dispatcher; RSP points at its saved registers. Decides where it

@@ -1,6 +1,6 @@
 //! Which address space runs on a virtual CPU, and whether its calls are watched.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvm_bindings::kvm_regs;
 use tracing::info;
@@ -112,11 +112,8 @@ impl Vcpu {
         let sweep;
         let (events, abandoned) = {
             let mut state = armed.lock();
-            sweep = state.outstanding() > 0 && state.swept.elapsed() > SWEEP_INTERVAL;
-            if sweep {
-                state.swept = Instant::now();
-            }
-            state.newest_space = state.newest_space.max(self.ctx_id);
+            let due = state.outstanding() > 0 || state.ending;
+            sweep = due && state.swept.elapsed() > SWEEP_INTERVAL;
             let wanted = state.wanted(&mut GuestFacts::new(&armed.linux, *view, &process));
             // The same process with another address space has executed another program.
             let before: Vec<u64> = state

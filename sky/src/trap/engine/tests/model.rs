@@ -115,14 +115,21 @@ impl Model {
         self.next_id += 1;
         let id = self.next_id;
         self.events.push(Event::Entered { id, pid, tid, number });
-        if number == EXIT_GROUP {
-            self.abandon(|_, of| of == ctx_id);
-            self.events.push(Event::Ends(pid));
-            self.known.insert(ctx_id, None);
-            self.watches[cpu] = false;
-        } else {
+        if number != EXIT_GROUP {
             self.abandon(|other, _| other == slot);
             self.pending.insert(slot, (id, ctx_id, true));
+        }
+    }
+
+    /// What is no longer alive is found to be gone; `alive` are threads and their address spaces.
+    fn swept(&mut self, alive: &[(usize, u64)]) {
+        self.abandon(|slot, _| !alive.iter().any(|&(other, _)| other == slot));
+        for (&ctx_id, process) in &mut self.known {
+            if !alive.iter().any(|&(_, other)| other == ctx_id)
+                && let Some(pid) = process.take()
+            {
+                self.events.push(Event::Ends(pid));
+            }
         }
     }
 
@@ -198,6 +205,11 @@ impl World {
             EXIT_GROUP => {
                 let others = self.siblings(slot);
                 others.into_iter().chain([slot]).for_each(|slot| self.dies(slot));
+                self.fake.cpus[cpu].vcpu.sweep();
+                let tasks = self.fake.tasks.iter().enumerate();
+                let alive: Vec<(usize, u64)> =
+                    tasks.filter(|(_, task)| task.alive).map(|(slot, task)| (slot, task.ctx_id)).collect();
+                self.model.swept(&alive);
             }
             _ => {}
         }
