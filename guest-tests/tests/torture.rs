@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use guest_tests::command;
+use guest_tests::packages::{self, Tool};
 use guest_tests::strace::{Call, Outcome, Trace};
 use guest_tests::torture::counts::Own;
 
@@ -27,17 +28,17 @@ fn torture(args: &[&str]) -> HashMap<String, String> {
     run(Command::new(TORTURE).args(args))
 }
 
-/// Runs under strace, or not at all where there is none or nobody may trace.
+/// Runs under strace, or not at all where nobody may trace, as in some containers.
 fn traced(args: &[&str]) -> Option<(HashMap<String, String>, Trace)> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("strace");
     let strace = |program: &str, args: &[&str]| {
-        let mut strace = Command::new("strace");
+        let mut strace = packages::ensure(Tool::Strace).unwrap();
         strace.args(["-f", "-e", "raw=all", "-e", "signal=none", "-o"]).arg(&file).arg(program).args(args);
         strace
     };
     if !strace("true", &[]).status().is_ok_and(|status| status.success()) {
-        eprintln!("no strace here, so nothing to compare with");
+        eprintln!("nobody may trace here: the counts are not compared with strace's");
         return None;
     }
     let said = run(&mut strace(TORTURE, args));

@@ -45,6 +45,8 @@ pub enum Tool {
     Zstd,
     /// Unpacks kernels.
     Lz4,
+    /// Writes down a program's system calls.
+    Strace,
 }
 
 impl Tool {
@@ -57,6 +59,7 @@ impl Tool {
             Tool::Xz => "xz",
             Tool::Zstd => "zstd",
             Tool::Lz4 => "lz4",
+            Tool::Strace => "strace",
         }
     }
 
@@ -66,6 +69,7 @@ impl Tool {
             Tool::Xz => "xz-utils",
             Tool::Zstd => "zstd",
             Tool::Lz4 => "lz4",
+            Tool::Strace => "strace",
         }
     }
 }

@@ -99,8 +99,8 @@ impl<T> Outstanding<T> {
 
     /// Whether a call is on its way for which `is` says so.
     #[must_use]
-    pub fn any(&self, mut is: impl FnMut(&Pending<T>) -> bool) -> bool {
-        self.by_stack.values().any(|pending| is(pending))
+    pub fn any(&self, is: impl FnMut(&Pending<T>) -> bool) -> bool {
+        self.by_stack.values().any(is)
     }
 
     /// Whether no call is on its way.
