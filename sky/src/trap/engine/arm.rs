@@ -7,7 +7,7 @@ use std::time::Instant;
 use tracing::info;
 
 use super::Vcpu;
-use super::armed::{Anchor, Armed, Entry, Parts, State};
+use super::armed::{Armed, Entry, Parts, State};
 use super::spaces::per_cpu;
 use crate::config::{MechanismChoice, Returns};
 use crate::guest::{Gva, KernelImage, Linux, View};
@@ -154,7 +154,7 @@ fn arm(sky: &Sky, machine: &Machine, cpu: &mut dyn Cpu) -> Result<Armed> {
         counts: super::counts::Counts::default(),
     };
     let isolated = isolated(&view, sites.entered.at);
-    Ok(Armed::new(Parts {
+    let parts = Parts {
         memory: memory.clone(),
         engine: config.trap.engine,
         sites,
@@ -164,12 +164,11 @@ fn arm(sky: &Sky, machine: &Machine, cpu: &mut dyn Cpu) -> Result<Armed> {
         five_level,
         isolated,
         iretq,
-        anchor: Anchor { task: first },
+        first_task: first,
         mechanism,
         observers: sky.observers(),
-        every_return: config.trap.returns == Returns::All,
-        state,
-    }))
+    };
+    Ok(Armed::new(parts, config.trap.returns == Returns::All, state))
 }
 
 fn mechanism(

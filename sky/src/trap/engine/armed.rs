@@ -1,6 +1,7 @@
 //! What is known of a guest whose traps are set: what never changes, and what all its virtual CPUs share.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -27,6 +28,13 @@ pub(super) struct Entry {
 
 /// A guest whose traps are set.
 pub(crate) struct Armed {
+    parts: Parts,
+    pub(super) interest: Interest,
+    state: Mutex<State>,
+}
+
+/// What is found out when traps are set, and never changes.
+pub(crate) struct Parts {
     pub(super) memory: GuestMemoryMmap,
     pub(super) engine: Engine,
     pub(super) sites: Sites,
@@ -39,12 +47,18 @@ pub(crate) struct Armed {
     pub(super) isolated: bool,
     /// The guest's own `iretq`, for a way back to user mode from the first instruction of an exception handler.
     pub(super) iretq: Gva,
-    /// Where walks over all tasks begin.
-    pub(super) anchor: Anchor,
+    /// The guest's first task, number 0, which never ends: where walks over all tasks begin.
+    pub(super) first_task: Gva,
     pub(super) mechanism: Box<dyn Mechanism>,
-    pub(super) interest: Interest,
     pub(super) observers: Vec<Arc<dyn Observer>>,
-    state: Mutex<State>,
+}
+
+impl Deref for Armed {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
 impl std::fmt::Debug for Armed {
@@ -57,51 +71,10 @@ impl std::fmt::Debug for Armed {
     }
 }
 
-/// The guest's first task, which never ends: process 0.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Anchor {
-    pub(super) task: Gva,
-}
-
-/// Everything that is needed to make one.
-pub(super) struct Parts {
-    pub(super) memory: GuestMemoryMmap,
-    pub(super) engine: Engine,
-    pub(super) sites: Sites,
-    pub(super) linux: Linux,
-    pub(super) entry: Entry,
-    pub(super) stack_size: u64,
-    pub(super) five_level: bool,
-    pub(super) isolated: bool,
-    pub(super) iretq: Gva,
-    pub(super) anchor: Anchor,
-    pub(super) mechanism: Box<dyn Mechanism>,
-    pub(super) observers: Vec<Arc<dyn Observer>>,
-    pub(super) every_return: bool,
-    pub(super) state: State,
-}
-
 impl Armed {
-    pub(super) fn new(parts: Parts) -> Self {
-        let interest = Interest::new(&parts.observers, parts.every_return);
-        let Parts { memory, engine, sites, linux, entry, stack_size, five_level, .. } = parts;
-        let Parts { isolated, iretq, anchor, mechanism, observers, state, .. } = parts;
-        Self {
-            memory,
-            engine,
-            sites,
-            linux,
-            entry,
-            stack_size,
-            five_level,
-            isolated,
-            iretq,
-            anchor,
-            mechanism,
-            interest,
-            observers,
-            state: Mutex::new(state),
-        }
+    pub(super) fn new(parts: Parts, every_return: bool, state: State) -> Self {
+        let interest = Interest::new(&parts.observers, every_return);
+        Self { parts, interest, state: Mutex::new(state) }
     }
 
     pub(crate) fn mechanism_name(&self) -> &'static str {
@@ -157,7 +130,7 @@ impl Armed {
             (state.next_call, state.spaces.monitored().map(|(ctx_id, _)| ctx_id).collect::<Vec<_>>())
         };
         // A list that changes while it is walked may end in an error: then nothing is forgotten this time.
-        let Ok(threads) = self.linux.threads(&view, self.anchor.task) else { return };
+        let Ok(threads) = self.linux.threads(&view, self.first_task) else { return };
         let alive: BTreeMap<Gva, u64> =
             threads.iter().map(|thread| (thread.stack.offset(self.stack_size), thread.ctx_id)).collect();
         let mut state = self.lock();

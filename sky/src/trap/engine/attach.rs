@@ -38,7 +38,7 @@ impl Vcpu {
 
     fn attach(&self, armed: &Armed) -> Result<Done> {
         let view = armed.view(self.cr3);
-        let processes = armed.linux.processes(&view, armed.anchor.task)?;
+        let processes = armed.linux.processes(&view, armed.first_task)?;
         let mut wanted = Vec::new();
         {
             let mut state = armed.lock();
@@ -68,7 +68,7 @@ impl Vcpu {
         if in_transit(armed, &self.machine) {
             return Ok(Done::Later);
         }
-        let threads = armed.linux.threads(&view, armed.anchor.task)?;
+        let threads = armed.linux.threads(&view, armed.first_task)?;
         let running = in_user_mode(armed, &self.machine, &view);
         for (process, rule, _) in wanted {
             let executable = process.executable.clone();
@@ -222,7 +222,7 @@ pub(crate) fn clear(vcpu: &mut Vcpu) -> Result<Option<()>> {
     if on_its_way || armed.lock().outstanding() > 0 {
         return Ok(None);
     }
-    for thread in armed.linux.threads(&view, armed.anchor.task)?.iter().filter(|thread| thread.ctx_id != 0) {
+    for thread in armed.linux.threads(&view, armed.first_task)?.iter().filter(|thread| thread.ctx_id != 0) {
         let slot = saved_registers(thread.stack.offset(armed.stack_size)).1;
         armed.mechanism.redirect(&view, slot, false)?;
     }
