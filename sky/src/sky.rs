@@ -288,6 +288,8 @@ pub(crate) struct Machine {
     later: AtomicBool,
     armed: Mutex<Traps>,
     positions: Mutex<Vec<Option<Position>>>,
+    /// For each virtual CPU: the number of the address space that it has loaded.
+    loaded: Vec<AtomicU64>,
     problem: Mutex<Option<String>>,
 }
 
@@ -326,8 +328,24 @@ impl Machine {
             later: AtomicBool::new(false),
             armed: Mutex::default(),
             positions: Mutex::new(vec![None; usize::try_from(vcpus).unwrap_or(0)]),
+            loaded: (0..vcpus).map(|_| AtomicU64::new(0)).collect(),
             problem: Mutex::default(),
         }
+    }
+
+    /// A virtual CPU has loaded an address space, and is about to look up what is known of it.
+    pub(crate) fn load(&self, index: u32, ctx_id: u64) {
+        let place = usize::try_from(index).ok().and_then(|index| self.loaded.get(index));
+        if let Some(place) = place {
+            place.store(ctx_id, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether another virtual CPU than `index` has an address space loaded, in use or not.
+    pub(crate) fn is_loaded_elsewhere(&self, index: u32, ctx_id: u64) -> bool {
+        (0u32..)
+            .zip(&self.loaded)
+            .any(|(other, loaded)| other != index && loaded.load(Ordering::SeqCst) == ctx_id)
     }
 
     /// Traps may be asked for once more.

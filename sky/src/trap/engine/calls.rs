@@ -16,7 +16,7 @@ use crate::observer::{Call, CallId, Inquiry};
 use crate::process::{Pending, Space};
 use crate::syscall::{Outcome, RawCall};
 use crate::trap::engine::arm::msr;
-use crate::trap::{Cpu, Engine, Site};
+use crate::trap::{Cpu, Engine, Site, Watch};
 use crate::{Error, Result};
 
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -113,13 +113,15 @@ impl Vcpu {
             let identified = self.identify(armed, &view);
             // Unwatched, every call of it goes well.
             self.space = *identified.as_ref().unwrap_or(&Space::Bystander);
-            self.watch_space(armed, cpu)?;
+            if self.space == Space::Bystander {
+                self.leave_alone(armed, cpu)?;
+            }
             identified?;
             state = armed.lock();
         }
         if self.space != Space::Monitored {
             drop(state);
-            return self.watch_space(armed, cpu);
+            return if self.watch == Watch::Calls { self.leave_alone(armed, cpu) } else { Ok(()) };
         }
 
         state.counts.entered(call.number);

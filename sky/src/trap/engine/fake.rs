@@ -165,14 +165,17 @@ impl Fake {
     /// Asks Sky for something from a thread of its own, while the virtual CPUs come by.
     pub(super) fn ask<T: Send>(&mut self, work: impl FnOnce(&Sky) -> T + Send) -> T {
         let sky = Arc::clone(&self.sky);
-        std::thread::scope(|scope| {
+        let answer = std::thread::scope(|scope| {
             let asked = scope.spawn(move || work(&sky));
             while !asked.is_finished() {
                 self.before_run();
                 std::thread::yield_now();
             }
             asked.join().unwrap()
-        })
+        });
+        // Whoever has not heard of it yet does before it runs.
+        self.before_run();
+        answer
     }
 
     fn link(&self) {

@@ -1,5 +1,6 @@
 //! Which address space runs on a virtual CPU, and whether its calls are watched.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvm_bindings::kvm_regs;
@@ -43,6 +44,7 @@ impl Vcpu {
             Err(error) => (NOBODY, Err(error)),
         };
         self.ctx_id = ctx_id;
+        self.machine.load(self.index, ctx_id);
         {
             let mut state = armed.lock();
             state.counts.stops.switches += 1;
@@ -92,6 +94,23 @@ impl Vcpu {
         }
         // A CPU that is still asleep has none; its first switch will tell.
         self.ctx_id = self.loaded(armed).unwrap_or(NOBODY);
+        self.machine.load(self.index, self.ctx_id);
+        Ok(())
+    }
+
+    /// The address space that runs here has turned out to be of no interest: nobody watches its calls any more, on any
+    /// virtual CPU.
+    ///
+    /// Linux leaves an address space loaded on a CPU that idles, and need not write CR3 when the process comes back to
+    /// it. With SCE still clear there, a call that has begun here with SCE set would end in a SYSRET that faults. So
+    /// before this virtual CPU goes on, the others that have it loaded stand still, and look anew before they run.
+    pub(super) fn leave_alone(&mut self, armed: &Armed, cpu: &mut dyn Cpu) -> Result<()> {
+        self.watch_space(armed, cpu)?;
+        if self.machine.is_loaded_elsewhere(self.index, self.ctx_id) {
+            let machine = Arc::clone(&self.machine);
+            let _held = machine.rendezvous.hold(self.index);
+            machine.tell();
+        }
         Ok(())
     }
 
