@@ -106,7 +106,7 @@ const COUNTED: [&str; 11] = [
 
 fn torture(setup: &Setup) {
     let nightly = std::env::var_os("SKY_NIGHTLY").is_some();
-    // With several virtual CPUs at once the emulated machine is slow, and dies now and then.
+    // With several virtual CPUs at once the emulated machine is slow.
     let rounds = match setup.cpus {
         _ if nightly => 400,
         1 => 12,
