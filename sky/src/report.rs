@@ -74,14 +74,15 @@ pub struct Report {
 }
 
 impl Report {
-    /// Exits of the virtual CPU for each trapped call, those of new processes included: one for #UD, which KVM handles
-    /// by itself and Sky does not see, and those that came to Sky. `cargo results boot` has KVM's own count.
+    /// Exits of the virtual CPU for each trapped call, those of new processes included: those that came to Sky and, with
+    /// the engine `sce`, one for #UD, which KVM handles by itself. `cargo results traps` has KVM's own count.
     #[must_use]
     pub fn exits_per_call(&self) -> Option<f64> {
         let stops = self.stops;
         #[expect(clippy::cast_precision_loss, reason = "a ratio of counters for people")]
         let ratio = |exits: u64| exits as f64 / stops.calls as f64;
-        (stops.calls > 0).then(|| ratio(stops.calls * 2 + stops.returns))
+        let unseen = if self.engine == "sce" { stops.calls } else { 0 };
+        (stops.calls > 0).then(|| ratio(stops.calls + unseen + stops.returns))
     }
 }
 
@@ -134,8 +135,20 @@ impl fmt::Display for Report {
             stops.calls, stops.returns, stops.switches, stops.invalid_opcodes
         )?;
         match self.exits_per_call() {
-            Some(ratio) => writeln!(f, "\nexits per trapped call: {ratio:.2}"),
-            None => writeln!(f),
+            Some(ratio) => writeln!(f, "\nexits per trapped call: {ratio:.2}")?,
+            None => writeln!(f)?,
         }
+        let insight = self.insight;
+        if insight != InsightCounts::default() {
+            writeln!(
+                f,
+                "insight-calls: {} made, {} of them again after a signal; {} given up, {} refused",
+                insight.made, insight.retried, insight.given_up, insight.refused
+            )?;
+        }
+        if self.compat_calls > 0 {
+            writeln!(f, "32-bit calls, not decoded: {}", self.compat_calls)?;
+        }
+        Ok(())
     }
 }

@@ -137,8 +137,12 @@ impl Sky {
             Some(rule) => engine::add(vcpu, rule),
             None => Err(Error::Busy),
         })?;
-        self.ask_until(|vcpu, _| Ok((vcpu.attach_all() == Done::Yes).then_some(())))?;
-        Ok(number)
+        let attached = self.ask_until(|vcpu, _| Ok((vcpu.attach_all() == Done::Yes).then_some(())));
+        if attached.is_err() {
+            // All or nothing.
+            let _ = self.remove(Removal::Rule(number));
+        }
+        attached.map(|()| number)
     }
 
     /// No longer monitors what `what` says. Gives how many processes that were.
@@ -149,7 +153,8 @@ impl Sky {
         self.ask_until(move |vcpu, _| engine::remove(vcpu, what))
     }
 
-    /// Takes every trap out of the guest, which runs on. [`arm`](Self::arm) sets them again.
+    /// Takes every trap out of the guest, which runs on. [`arm`](Self::arm) sets them again, with the rules of the
+    /// configuration.
     ///
     /// # Errors
     /// [`Error::Busy`]: something may still be on its way to a trap, which stays; nothing is monitored any more.

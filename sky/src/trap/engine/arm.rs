@@ -137,7 +137,6 @@ fn arm(sky: &Sky, machine: &Machine, cpu: &mut dyn Cpu) -> Result<Armed> {
     let first = linux.first_task(&view, current)?;
     let floor = linux.processes(&view, first)?.iter().map(|process| process.ctx_id).max().unwrap_or(0);
     let mechanism = mechanism(config.trap.mechanism, &view, &sites, config.trap.engine, config.trap.port)?;
-    mechanism.install(&view)?;
     let rules = (0u64..).zip(&config.process);
     let rules = rules.map(|(number, rule)| Ok((number, rule.compile()?))).collect::<Result<Vec<_>>>()?;
     let state = State {
@@ -168,6 +167,8 @@ fn arm(sky: &Sky, machine: &Machine, cpu: &mut dyn Cpu) -> Result<Armed> {
         mechanism,
         observers: sky.observers(),
     };
+    // Last of all: what fails before has changed nothing.
+    parts.mechanism.install(&view)?;
     Ok(Armed::new(parts, config.trap.returns == Returns::All, state))
 }
 

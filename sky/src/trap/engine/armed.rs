@@ -1,6 +1,6 @@
 //! What is known of a guest whose traps are set: what never changes, and what all its virtual CPUs share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -94,13 +94,25 @@ impl Armed {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the observers of calls that will not come back.
-    pub(super) fn abandon(&self, calls: impl IntoIterator<Item = (CallId, u32)>) {
-        for (id, observers) in calls {
-            for observer in self.chosen(observers) {
-                observer.abandoned(id);
+    /// Tells the observers of calls that will not come back. Not to be called while the state is locked.
+    pub(super) fn abandon<'a>(&self, calls: impl IntoIterator<Item = &'a Waiting>) {
+        for call in calls {
+            for observer in self.chosen(call.note.observers) {
+                observer.abandoned(call.id);
             }
         }
+    }
+
+    /// A call will not come back, or nobody will know it if it does.
+    pub(super) fn lose(&self, call: &Waiting) {
+        self.lock().counts.unreturned += 1;
+        self.abandon([call]);
+    }
+
+    /// Files a call under its thread. The one whose place it takes is lost.
+    pub(super) fn file(&self, stack_top: Gva, pending: Waiting) {
+        let replaced = self.lock().calls.enter(stack_top, pending);
+        replaced.iter().for_each(|old| self.lose(old));
     }
 
     pub(super) fn tell(&self, event: &ProcessEvent) {
@@ -134,17 +146,20 @@ impl Armed {
         let alive: BTreeMap<Gva, u64> =
             threads.iter().map(|thread| (thread.stack.offset(self.stack_size), thread.ctx_id)).collect();
         let mut state = self.lock();
-        let gone = state.calls.drain(|stack_top, pending| {
+        let mut gone = state.calls.drain(|stack_top, pending| {
             pending.id.0 <= before && alive.get(&stack_top).is_none_or(|&ctx_id| ctx_id == 0)
         });
-        let ended = spaces.into_iter().filter(|ctx_id| !alive.values().any(|other| other == ctx_id));
+        let in_use: BTreeSet<u64> = alive.into_values().collect();
         let mut pids = Vec::new();
-        for ctx_id in ended {
-            pids.extend(state.forget_space(ctx_id));
+        for ctx_id in spaces.into_iter().filter(|ctx_id| !in_use.contains(ctx_id)) {
+            if let Some((pid, calls)) = state.forget_space(ctx_id) {
+                pids.push(pid);
+                gone.extend(calls);
+            }
         }
         state.counts.unreturned += gone.len() as u64;
         drop(state);
-        self.abandon(gone.into_iter().map(|(_, pending)| (pending.id, pending.note.observers)));
+        self.abandon(gone.iter().map(|(_, call)| call));
         pids.into_iter().for_each(|pid| self.tell(&ProcessEvent::Ends { pid }));
     }
 }
@@ -193,13 +208,15 @@ impl State {
         found
     }
 
-    /// An address space is monitored no longer. Gives its process.
-    pub(super) fn forget_space(&mut self, ctx_id: u64) -> Option<u32> {
+    /// An address space is monitored no longer. Gives its process, and its calls that have not returned, each with the
+    /// top of its thread's stack.
+    pub(super) fn forget_space(&mut self, ctx_id: u64) -> Option<(u32, Vec<(Gva, Waiting)>)> {
         let pid = self.spaces.process(ctx_id).map(|process| process.pid)?;
         self.spaces.ignore(ctx_id);
         self.families.remove(&pid);
-        self.suspended.retain(|suspended| suspended.ctx_id != ctx_id);
-        Some(pid)
+        let mut calls = self.calls.drain_space(ctx_id);
+        calls.extend(self.suspended.extract_if(.., |(_, call)| call.ctx_id == ctx_id));
+        Some((pid, calls))
     }
 
     pub(super) fn space(&self, ctx_id: u64) -> Space {

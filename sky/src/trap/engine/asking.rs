@@ -1,12 +1,14 @@
 //! Inquiries of observers: the insight-calls that a thread makes before, or behind, a call of its own.
 
 use std::collections::VecDeque;
+use std::ops::AddAssign;
 use std::task::{Context, Poll, Waker};
 
 use crate::Result;
 use crate::call::{Frames, Refused, Request, Scratch, Thread};
 use crate::guest::{Gva, View};
-use crate::observer::{CallId, Inquiry};
+use crate::observer::Inquiry;
+use crate::process::Pending;
 use crate::syscall::RawCall;
 use crate::trap::engine::frames::PtRegs;
 
@@ -62,17 +64,8 @@ impl std::fmt::Debug for Asking {
     }
 }
 
-/// A thread that was interrupted before it could make its own call, and will make it when its handlers have returned.
-#[derive(Debug)]
-pub(super) struct Suspended {
-    pub(super) stack_top: Gva,
-    pub(super) ctx_id: u64,
-    pub(super) resumes_at: u64,
-    pub(super) rsp: u64,
-    pub(super) call: RawCall,
-    pub(super) id: CallId,
-    pub(super) note: Note,
-}
+/// A call that a thread was interrupted before it could make, and that it will make when its handlers have returned.
+pub(super) type Suspended = (Gva, Pending<Note>);
 
 /// Insight-calls, by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -85,6 +78,15 @@ pub struct InsightCounts {
     pub refused: u64,
     /// Given up because signals kept coming.
     pub given_up: u64,
+}
+
+impl AddAssign for InsightCounts {
+    fn add_assign(&mut self, more: Self) {
+        self.made += more.made;
+        self.retried += more.retried;
+        self.refused += more.refused;
+        self.given_up += more.given_up;
+    }
 }
 
 /// How it goes on behind an insight-call.

@@ -20,6 +20,7 @@ use crate::guest::{Gva, Process, Thread, View};
 use crate::observer::ProcessEvent;
 use crate::process::{Monitored, Pending, Rule};
 use crate::sky::{Done, Machine};
+use crate::syscall::RawCall;
 use crate::trap::Engine;
 use crate::{Error, Result};
 
@@ -71,6 +72,16 @@ impl Vcpu {
         let threads = armed.linux.threads(&view, armed.first_task)?;
         let running = in_user_mode(armed, &self.machine, &view);
         for (process, rule, _) in wanted {
+            let theirs = threads.iter().filter(|thread| thread.ctx_id == process.ctx_id);
+            let visits = theirs.map(|thread| Visit::new(armed, &view, thread, running.contains(&thread.task)));
+            let visits = match visits.collect::<Result<Vec<_>>>() {
+                Ok(visits) => visits,
+                // With one thread unprepared the whole process is left alone.
+                Err(error) => {
+                    self.told(armed, Err(error))?;
+                    continue;
+                }
+            };
             let executable = process.executable.clone();
             {
                 let mut state = armed.lock();
@@ -81,8 +92,8 @@ impl Vcpu {
             }
             info!(pid = process.pid, executable, "attached");
             armed.tell(&ProcessEvent::Begins { pid: process.pid, executable });
-            for thread in threads.iter().filter(|thread| thread.ctx_id == process.ctx_id) {
-                attach_thread(armed, &view, process, thread, running.contains(&thread.task))?;
+            for visit in visits {
+                visit.attach(armed, &view, process)?;
             }
         }
         Ok(Done::Yes)
@@ -101,35 +112,49 @@ fn in_user_mode(armed: &Armed, machine: &Machine, view: &View<'_>) -> Vec<Gva> {
     areas.filter_map(|per_cpu| armed.linux.current(view, per_cpu).ok()).collect()
 }
 
-fn attach_thread(
-    armed: &Armed,
-    view: &View<'_>,
-    process: &Process,
-    thread: &Thread,
-    in_user_mode: bool,
-) -> Result<()> {
-    let stack_top = thread.stack.offset(armed.stack_size);
-    let (at, slot) = saved_registers(stack_top);
-    let registers = PtRegs::at(view, at)?;
-    if armed.engine == Engine::Sce {
-        registers.return_by_iret()?;
+/// A thread of a process that is about to be monitored: all that could go wrong has gone well.
+struct Visit<'a> {
+    thread: &'a Thread,
+    stack_top: Gva,
+    registers: PtRegs<'a>,
+    /// The call that it is in, and where the dispatcher's return address lies.
+    call: Option<(RawCall, Gva)>,
+}
+
+impl<'a> Visit<'a> {
+    fn new(armed: &Armed, view: &View<'a>, thread: &'a Thread, in_user_mode: bool) -> Result<Self> {
+        let stack_top = thread.stack.offset(armed.stack_size);
+        let (at, slot) = saved_registers(stack_top);
+        let registers = PtRegs::at(view, at)?;
+        // The slot lies right below the registers, but perhaps on another page.
+        let call = if in_user_mode { None } else { registers.call()?.map(|call| (call, slot)) };
+        if call.is_some() {
+            view.read_u64(slot)?;
+        }
+        Ok(Self { thread, stack_top, registers, call })
     }
-    let call = match registers.call()? {
-        Some(call) if !in_user_mode => call,
-        _ => return Ok(()),
-    };
-    let observers = armed.interest.observers(call.number);
-    if !armed.mechanism.redirect(view, slot, true)? || !call.returns() {
-        return Ok(());
+
+    fn attach(self, armed: &Armed, view: &View<'_>, process: &Process) -> Result<()> {
+        if armed.engine == Engine::Sce {
+            self.registers.return_by_iret()?;
+        }
+        let Some((call, slot)) = self.call else { return Ok(()) };
+        if !armed.mechanism.redirect(view, slot, true)? || !call.returns() {
+            return Ok(());
+        }
+        let observers = armed.interest.observers(call.number);
+        let thread = self.thread;
+        let note = Note { pid: process.pid, tid: thread.tid, task: thread.task, observers, asking: None };
+        let (resumes_at, rsp) = (self.registers.ip()?, self.registers.sp()?);
+        let id = {
+            let mut state = armed.lock();
+            state.counts.entered(call.number);
+            state.next_id()
+        };
+        let pending = Pending { id, call, ctx_id: process.ctx_id, resumes_at, rsp, note };
+        armed.file(self.stack_top, pending);
+        Ok(())
     }
-    let note = Note { pid: process.pid, tid: thread.tid, task: thread.task, observers, asking: None };
-    let mut state = armed.lock();
-    let id = state.next_id();
-    state.counts.entered(call.number);
-    let (resumes_at, rsp) = (registers.ip()?, registers.sp()?);
-    let pending = Pending { id, call, ctx_id: process.ctx_id, resumes_at, rsp, note };
-    state.calls.enter(stack_top, pending);
-    Ok(())
 }
 
 /// Takes up a rule, and attaches to what runs. Gives the rule's number.
@@ -186,16 +211,17 @@ pub(crate) fn remove(vcpu: &mut Vcpu, what: Removal) -> Result<Option<usize>> {
             state.families.clear();
         }
     }
-    let gone = state.calls.drain(|_, pending| leaves(pending));
-    let pids: Vec<u32> = spaces.iter().filter_map(|&ctx_id| state.forget_space(ctx_id)).collect();
+    let left: Vec<_> = spaces.iter().filter_map(|&ctx_id| state.forget_space(ctx_id)).collect();
+    let gone: Vec<_> = left.iter().flat_map(|(_, calls)| calls).collect();
     state.counts.detached += gone.len() as u64;
     drop(state);
     for (stack_top, _) in &gone {
-        armed.mechanism.redirect(&view, saved_registers(*stack_top).1, false)?;
+        // The thread of a call that is gone for good may have taken its stack with it.
+        let _ = armed.mechanism.redirect(&view, saved_registers(*stack_top).1, false);
     }
-    armed.abandon(gone.into_iter().map(|(_, pending)| (pending.id, pending.note.observers)));
-    pids.iter().for_each(|&pid| armed.tell(&ProcessEvent::Ends { pid }));
-    Ok(Some(pids.len()))
+    armed.abandon(gone.iter().map(|(_, call)| call));
+    left.iter().for_each(|&(pid, _)| armed.tell(&ProcessEvent::Ends { pid }));
+    Ok(Some(left.len()))
 }
 
 /// Leaves everything alone and takes the traps out of the guest, except where one may be on its way to them. Nothing

@@ -8,7 +8,7 @@ use kvm_bindings::kvm_regs;
 
 use super::Vcpu;
 use super::armed::{Armed, Waiting};
-use super::asking::{Asking, MAX_SUSPENDED, Next, Note, SYSCALL_LENGTH, Suspended, Then};
+use super::asking::{Asking, InsightCounts, MAX_SUSPENDED, Next, Note, SYSCALL_LENGTH, Suspended, Then};
 use super::frames::{InterruptFrame, PtRegs, RF};
 use crate::call::{Frames, Thread};
 use crate::guest::{Gva, View};
@@ -139,14 +139,13 @@ impl Vcpu {
             .load(self.stack_top_at(armed, &view)?)
             .map(Gva)
             .ok_or(Error::Kernel("the per-CPU area is gone"))?;
-        let place = |suspended: &Suspended| {
-            suspended.stack_top == stack_top
-                && (suspended.resumes_at, suspended.rsp, suspended.call) == (regs.rcx, regs.rsp, call)
+        let place = |(thread, pending): &Suspended| {
+            *thread == stack_top
+                && (pending.resumes_at, pending.rsp, pending.call) == (regs.rcx, regs.rsp, call)
         };
         if let Some(at) = state.suspended.iter().position(place) {
-            let Suspended { id, note, ctx_id, resumes_at, rsp, .. } = state.suspended.swap_remove(at);
+            let (_, pending) = state.suspended.swap_remove(at);
             drop(state);
-            let pending = Pending { id, call, ctx_id, resumes_at, rsp, note };
             return self.ask(armed, &view, stack_top, pending, regs);
         }
         let id = state.next_id();
@@ -170,7 +169,7 @@ impl Vcpu {
             self.ask(armed, &view, stack_top, pending, regs)?;
         } else if follow {
             regs.rip = ways.followed.0;
-            file(armed, stack_top, pending);
+            armed.file(stack_top, pending);
         }
         Ok(())
     }
@@ -219,11 +218,9 @@ impl Vcpu {
     ) -> Result<()> {
         let ways = armed.mechanism.ways();
         let asking = pending.note.asking.as_mut();
-        let first =
-            asking.and_then(|asking| asking.next(view, pending.rsp, &mut armed.lock().counts.insight));
-        if let Some(first) = first {
-            regs.rax = first.number;
-            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = first.args;
+        if let Some(call) = asking.and_then(|asking| first(armed, view, pending.rsp, asking)) {
+            regs.rax = call.number;
+            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = call.args;
         } else {
             pending.note.asking = None;
             if !pending.call.returns() {
@@ -231,7 +228,7 @@ impl Vcpu {
             }
         }
         regs.rip = ways.followed.0;
-        file(armed, stack_top, pending);
+        armed.file(stack_top, pending);
         Ok(())
     }
 
@@ -259,18 +256,30 @@ impl Vcpu {
             state.counts.stops.returns += 1;
             state.calls.take(stack_top)
         };
-        let next = match pending {
-            None => Next::Leave,
-            Some(mut pending) => match pending.note.asking.take() {
-                Some(asking) => self.answered(armed, &view, &registers, stack_top, pending, asking)?,
-                None => self.own(armed, &view, &registers, stack_top, pending)?,
-            },
-        };
-        if let Next::Dispatch(call) = next {
-            regs.rip = armed.mechanism.ways().again.0;
-            regs.rdi = at.0;
-            regs.rsi = call.number;
-            return Ok(());
+        if let Some(mut pending) = pending {
+            let own = pending.call;
+            let next = match pending.note.asking.take() {
+                Some(asking) => self.answered(armed, &view, &registers, &mut pending, asking),
+                None => self.own(armed, &view, &registers, &mut pending),
+            };
+            let next = next.inspect_err(|_| armed.lose(&pending))?;
+            let call = match next {
+                Next::Dispatch(call) => Some(call),
+                Next::Own => Some(own),
+                Next::Suspend | Next::Leave => None,
+            };
+            match next {
+                Next::Dispatch(_) => armed.file(stack_top, pending),
+                Next::Own if own.returns() => armed.file(stack_top, pending),
+                Next::Suspend => suspend(armed, stack_top, pending),
+                Next::Own | Next::Leave => {}
+            }
+            if let Some(call) = call {
+                regs.rip = armed.mechanism.ways().again.0;
+                regs.rdi = at.0;
+                regs.rsi = call.number;
+                return Ok(());
+            }
         }
         if armed.engine == Engine::Sce { registers.clear_rf() } else { Ok(()) }
     }
@@ -281,34 +290,16 @@ impl Vcpu {
         armed: &Armed,
         view: &View<'_>,
         registers: &PtRegs<'_>,
-        stack_top: Gva,
-        mut pending: Waiting,
+        pending: &mut Waiting,
         mut asking: Box<Asking>,
     ) -> Result<Next> {
         let back = Frames { resumes_at: pending.resumes_at, rsp: pending.rsp };
-        let own = pending.call;
-        let next = asking.returned(view, registers, &own, back, &mut armed.lock().counts.insight)?;
-        match next {
-            Next::Dispatch(_) => {
-                pending.note.asking = Some(asking);
-                file(armed, stack_top, pending);
-            }
-            Next::Own => {
-                if own.returns() {
-                    file(armed, stack_top, pending);
-                }
-                return Ok(Next::Dispatch(own));
-            }
-            Next::Suspend => {
-                pending.note.asking = Some(asking);
-                let Pending { id, call, ctx_id, resumes_at, rsp, note } = pending;
-                let mut state = armed.lock();
-                if state.suspended.len() >= MAX_SUSPENDED {
-                    state.suspended.remove(0);
-                }
-                state.suspended.push(Suspended { stack_top, ctx_id, resumes_at, rsp, call, id, note });
-            }
-            Next::Leave => {}
+        let mut counts = InsightCounts::default();
+        let next = asking.returned(view, registers, &pending.call, back, &mut counts);
+        armed.lock().counts.insight += counts;
+        let next = next?;
+        if matches!(next, Next::Dispatch(_) | Next::Suspend) {
+            pending.note.asking = Some(asking);
         }
         Ok(next)
     }
@@ -319,10 +310,9 @@ impl Vcpu {
         armed: &Armed,
         view: &View<'_>,
         registers: &PtRegs<'_>,
-        stack_top: Gva,
-        mut pending: Waiting,
+        pending: &mut Waiting,
     ) -> Result<Next> {
-        let outcome = outcome(view, registers, &pending)?;
+        let outcome = outcome(view, registers, pending)?;
         let call = pending.call;
         {
             let mut state = armed.lock();
@@ -354,23 +344,28 @@ impl Vcpu {
             asking.close();
             return Ok(Next::Leave);
         }
-        let next = asking.next(view, pending.rsp, &mut armed.lock().counts.insight);
-        let Some(next) = next else { return Ok(Next::Leave) };
+        let Some(next) = first(armed, view, pending.rsp, &mut asking) else { return Ok(Next::Leave) };
         registers.before(&next)?;
         pending.note.asking = Some(asking);
-        file(armed, stack_top, pending);
         Ok(Next::Dispatch(next))
     }
 }
 
-/// Files a call under its thread, and tells of the one that it takes the place of.
-fn file(armed: &Armed, stack_top: Gva, pending: Waiting) {
+/// The first call that is to be made for inquiries. They are somebody else's code: the state is not locked meanwhile.
+fn first(armed: &Armed, view: &View<'_>, rsp: u64, asking: &mut Asking) -> Option<RawCall> {
+    let mut counts = InsightCounts::default();
+    let call = asking.next(view, rsp, &mut counts);
+    armed.lock().counts.insight += counts;
+    call
+}
+
+/// Remembers a call that its thread will make when it comes back from its signal handlers, if it does.
+fn suspend(armed: &Armed, stack_top: Gva, pending: Waiting) {
     let mut state = armed.lock();
-    if let Some(old) = state.calls.enter(stack_top, pending) {
-        state.counts.unreturned += 1;
-        drop(state);
-        armed.abandon([(old.id, old.note.observers)]);
-    }
+    let oldest = (state.suspended.len() >= MAX_SUSPENDED).then(|| state.suspended.remove(0));
+    state.suspended.push((stack_top, pending));
+    drop(state);
+    oldest.iter().for_each(|(_, call)| armed.lose(call));
 }
 
 /// What became of a call whose thread is on its way to user mode.

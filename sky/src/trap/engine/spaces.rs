@@ -11,7 +11,7 @@ use super::{SLOTS, Vcpu};
 use crate::guest::{Gpa, Gva, View};
 use crate::observer::ProcessEvent;
 use crate::process::{Monitored, Space};
-use crate::trap::Cpu;
+use crate::trap::{Cpu, Engine};
 use crate::trap::engine::arm::msr;
 use crate::trap::mechanism::Watch;
 use crate::{Error, Result};
@@ -37,6 +37,8 @@ impl Vcpu {
         }
         self.cr3 = regs.rdi & !NO_FLUSH;
         let loaded = self.loaded(armed);
+        let mut state = armed.lock();
+        state.counts.stops.switches += 1;
         let (ctx_id, done) = match loaded {
             Ok(ctx_id) if ctx_id == self.ctx_id => return Ok(()),
             Ok(ctx_id) => (ctx_id, Ok(())),
@@ -44,12 +46,10 @@ impl Vcpu {
             Err(error) => (NOBODY, Err(error)),
         };
         self.ctx_id = ctx_id;
+        // Told before it is looked up: whoever leaves it alone meanwhile sees that it is loaded here.
         self.machine.load(self.index, ctx_id);
-        {
-            let mut state = armed.lock();
-            state.counts.stops.switches += 1;
-            self.space = if ctx_id == NOBODY { Space::Bystander } else { state.space(ctx_id) };
-        }
+        self.space = if ctx_id == NOBODY { Space::Bystander } else { state.space(ctx_id) };
+        drop(state);
         self.watch_space(armed, cpu)?;
         done
     }
@@ -104,10 +104,14 @@ impl Vcpu {
     /// Linux leaves an address space loaded on a CPU that idles, and need not write CR3 when the process comes back to
     /// it. With SCE still clear there, a call that has begun here with SCE set would end in a SYSRET that faults. So
     /// before this virtual CPU goes on, the others that have it loaded stand still, and look anew before they run.
+    /// Engine `entry` leaves SCE alone: there the others find out at their next call.
     pub(super) fn leave_alone(&mut self, armed: &Armed, cpu: &mut dyn Cpu) -> Result<()> {
         self.watch_space(armed, cpu)?;
-        if self.machine.is_loaded_elsewhere(self.index, self.ctx_id) {
+        let matters = armed.engine == Engine::Sce && self.ctx_id != NOBODY;
+        if matters && self.machine.is_loaded_elsewhere(self.index, self.ctx_id) {
             let machine = Arc::clone(&self.machine);
+            // It may have to wait until others have done what they hold the machine for.
+            machine.place(self.index, self.position(cpu)?);
             let _held = machine.rendezvous.hold(self.index);
             machine.tell();
         }
@@ -129,7 +133,7 @@ impl Vcpu {
             }
         };
         let sweep;
-        let (events, abandoned) = {
+        let (events, gone) = {
             let mut state = armed.lock();
             let due = state.outstanding() > 0 || state.ending;
             sweep = due && state.swept.elapsed() > SWEEP_INTERVAL;
@@ -142,12 +146,9 @@ impl Vcpu {
                 .map(|(ctx_id, _)| ctx_id)
                 .collect();
             let mut events = Vec::new();
-            let mut abandoned = Vec::new();
+            let mut gone = Vec::new();
             for ctx_id in before {
-                let gone = state.calls.drain_space(ctx_id);
-                state.counts.unreturned += gone.len() as u64;
-                abandoned.extend(gone.into_iter().map(|(_, pending)| (pending.id, pending.note.observers)));
-                state.forget_space(ctx_id);
+                gone.extend(state.forget_space(ctx_id).into_iter().flat_map(|(_, calls)| calls));
                 if wanted.is_none() {
                     events.push(ProcessEvent::Ends { pid: process.pid });
                 }
@@ -167,9 +168,10 @@ impl Vcpu {
                     state.spaces.monitor(self.ctx_id, Monitored { pid: process.pid, executable, rule });
                 }
             }
-            (events, abandoned)
+            state.counts.unreturned += gone.len() as u64;
+            (events, gone)
         };
-        armed.abandon(abandoned);
+        armed.abandon(gone.iter().map(|(_, call)| call));
         for event in &events {
             info!(?event, "process");
             armed.tell(event);
