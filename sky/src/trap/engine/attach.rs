@@ -73,7 +73,8 @@ impl Vcpu {
         let running = in_user_mode(armed, &self.machine, &view);
         for (process, rule, _) in wanted {
             let theirs = threads.iter().filter(|thread| thread.ctx_id == process.ctx_id);
-            let visits = theirs.map(|thread| Visit::new(armed, &view, thread, running.contains(&thread.task)));
+            let visits =
+                theirs.map(|thread| Visit::new(armed, &view, thread, running.contains(&thread.task)));
             let visits = match visits.collect::<Result<Vec<_>>>() {
                 Ok(visits) => visits,
                 // With one thread unprepared the whole process is left alone.

@@ -16,6 +16,7 @@ use super::Sky;
 use super::arm::msr;
 use super::armed::Armed;
 use super::frames::{PtRegs, RF};
+use crate::observer::Observer;
 use crate::trap::cpu::mock::MockCpu;
 use crate::trap::{EFER, LSTAR as LSTAR_MSR};
 use crate::{Config, Report};
@@ -83,12 +84,17 @@ pub(super) struct Fake {
 impl Fake {
     /// A guest that has booted; nothing is set yet.
     pub(super) fn new(setup: Setup<'_>) -> Self {
+        let log = Arc::default();
+        let recorder = Recorder { wants: setup.wants.to_vec(), asks: setup.asks, log: Arc::clone(&log) };
+        Self { log, ..Self::observed(setup, Arc::new(recorder)) }
+    }
+
+    /// One that another observer is told of.
+    pub(super) fn observed(setup: Setup<'_>, observer: Arc<dyn Observer>) -> Self {
         let kernel = Kernel::new();
         let (engine, mechanism) = setup.combination;
         let trap = format!("{}\n[trap]\nengine = '{engine}'\nmechanism = '{mechanism}'\n", setup.rules);
-        let log = Arc::default();
-        let recorder = Recorder { wants: setup.wants.to_vec(), asks: setup.asks, log: Arc::clone(&log) };
-        let sky = Sky::with_observers(Config::parse(&trap).unwrap(), vec![Arc::new(recorder)]);
+        let sky = Sky::with_observers(Config::parse(&trap).unwrap(), vec![observer]);
         sky.take_up(kernel.0.clone(), setup.cpus, Box::new(|| {}));
         let cpus = (0..setup.cpus)
             .map(|index| FakeCpu {
@@ -99,7 +105,7 @@ impl Fake {
             })
             .collect();
         let tasks = [Task::default(); SLOTS];
-        let mut fake = Self { kernel, sky, cpus, tasks, log, next_ctx: 5, next_pid: 1 };
+        let mut fake = Self { kernel, sky, cpus, tasks, log: Arc::default(), next_ctx: 5, next_pid: 1 };
         fake.spawn(INIT, INIT, "init", "init");
         for index in 0..fake.cpus.len() {
             let cpu = &mut fake.cpus[index].mock;

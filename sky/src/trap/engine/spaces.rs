@@ -11,9 +11,9 @@ use super::{SLOTS, Vcpu};
 use crate::guest::{Gpa, Gva, View};
 use crate::observer::ProcessEvent;
 use crate::process::{Monitored, Space};
-use crate::trap::{Cpu, Engine};
 use crate::trap::engine::arm::msr;
 use crate::trap::mechanism::Watch;
+use crate::trap::{Cpu, Engine};
 use crate::{Error, Result};
 
 /// In a value for CR3: keep the TLB. The bit is not part of CR3.

@@ -1,5 +1,7 @@
 //! Insight-calls: what the observer learns, and that the thread does not.
 
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
 use super::*;
 use crate::syscall::Outcome;
 use crate::trap::engine::InsightCounts;
@@ -228,4 +230,47 @@ fn a_process_is_left_alone_when_it_is_no_longer_asked() {
         assert_eq!((below(fake) == pattern(), fake.report().outstanding), (true, 0));
         assert!(!fake.watches(0));
     });
+}
+
+#[test]
+fn a_call_that_a_handler_keeps_away_for_ever_is_told() {
+    everywhere(|fake| {
+        assert_eq!(fake.call(0, READ, ARGS), Ran::Dispatcher);
+        // The handler jumps out, and the process is left alone while its call waits.
+        assert_eq!(fake.signal(0, Some(-4)), Ran::User);
+        assert_eq!(fake.report().outstanding, 1);
+        assert_eq!(fake.ask(|sky| sky.remove(crate::Removal::All)).unwrap(), 1);
+        assert_eq!(told(fake)[1..], [Event::Abandoned(1)]);
+        assert_eq!((fake.report().outstanding, fake.report().detached_calls), (0, 1));
+    });
+}
+
+#[test]
+fn an_inquiry_may_ask_for_a_report() {
+    struct Curious(OnceLock<Weak<crate::Sky>>, Arc<Mutex<Vec<u64>>>);
+    impl crate::observer::Observer for Curious {
+        fn wants(&self) -> crate::observer::CallSet {
+            [READ].into_iter().collect()
+        }
+        fn entered(&self, call: &crate::observer::Call<'_>) -> Option<crate::observer::Inquiry> {
+            let (thread, seen) = (call.thread(), Arc::clone(&self.1));
+            let sky = self.0.get().and_then(Weak::upgrade)?;
+            Some(Box::pin(async move {
+                let _ = thread.call(crate::call::Getpid).await;
+                seen.lock().unwrap().push(sky.report().outstanding);
+            }))
+        }
+    }
+    for combination in COMBINATIONS {
+        let seen = Arc::default();
+        let curious = Arc::new(Curious(OnceLock::new(), Arc::clone(&seen)));
+        let mut fake = Fake::observed(Setup::of(combination), curious.clone());
+        let _ = curious.0.set(Arc::downgrade(&fake.sky));
+        fake.arm();
+        fake.spawn(WRITER, INIT, "writer", "writer");
+        fake.switch(0, WRITER);
+        assert_eq!(fake.call(0, READ, ARGS), Ran::Dispatcher);
+        assert_eq!((number(&fake), fake.finish(0, 4242)), (GETPID, Ran::Dispatcher));
+        assert_eq!(*seen.lock().unwrap(), [0], "its own call is in hand");
+    }
 }

@@ -90,6 +90,26 @@ fn a_thread_in_user_mode_is_in_no_call() {
 }
 
 #[test]
+fn a_process_with_a_thread_that_cannot_be_prepared_is_left_alone() {
+    for combination in COMBINATIONS {
+        let mut fake = running(combination);
+        fake.thread(OTHER, WRITER);
+        fake.switch(0, WRITER);
+        assert_eq!(fake.call(0, READ, ARGS), Ran::Dispatcher);
+        fake.cpus[0].mock.regs.rip = DISPATCHER + 0x10;
+        // The second thread's kernel stack is nowhere.
+        fake.kernel.word(object(OTHER) + 0x58, 0xffff_c900_0000_0000);
+        fake.arm();
+        fake.ask(add);
+        let (report, saved) = (fake.report(), stack_top(WRITER) - PtRegs::SIZE);
+        assert!(report.problem.is_some_and(|problem| problem.contains("not mapped")));
+        assert_eq!((report.attached, fake.log(), fake.watches(0)), (0, vec![], false));
+        assert_eq!(fake.kernel.get(saved + 0x90) & RF, 0, "nor is anything of it changed");
+        assert_eq!(fake.kernel.get(slot(WRITER)), fake.state().sites.returned.at.0);
+    }
+}
+
+#[test]
 fn a_virtual_cpu_in_transit_is_waited_for() {
     for combination in COMBINATIONS {
         let mut fake = running(combination);
