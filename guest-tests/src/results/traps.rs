@@ -27,9 +27,10 @@ pub(super) const TRAPS: Benchmark = Benchmark {
         metric("sce.instructions_per_call", Some(15_629.0), Some(12_000.0)),
         metric("entry.exits_per_call", Some(2.0), Some(2.0)),
         metric("entry.instructions_per_call", Some(11_484.0), Some(8_500.0)),
-        metric("sce_debug.instructions_per_call", None, None),
-        metric("entry_debug.instructions_per_call", None, None),
+        metric("sce_debug.instructions_per_call", Some(15_629.0), Some(12_000.0)),
+        metric("entry_debug.instructions_per_call", Some(11_484.0), Some(8_500.0)),
         metric("switch.instructions", Some(9_000.0), Some(6_000.0)),
+        metric("switch_debug.instructions", None, None),
         metric("unmonitored.exits_per_call", None, Some(0.0)),
         metric("unmonitored.overhead_percent", None, Some(1.0)),
         metric("insight.instructions", None, None),
@@ -42,7 +43,7 @@ pub(super) const TRAPS: Benchmark = Benchmark {
 const TRAPPED: u32 = 20_000;
 /// The same where they are not: they take a fortieth of the time, and a clock interrupt more or less is to be nothing.
 const UNTRAPPED: u32 = 400_000;
-/// Calls of `sched_yield` by each of two processes.
+/// Calls of `sched_yield` while another process does nothing else.
 const YIELDS: u32 = 5_000;
 
 fn traps(engine: &str, mechanism: &str, returns: &str) -> String {
@@ -93,16 +94,19 @@ fn unmonitored(guests: &Guests, figures: &mut Figures) -> Result<()> {
 /// Two processes that hand the CPU to each other, one of them monitored, against a guest without Sky. What the trapped
 /// calls themselves cost, the one that yields, is taken off.
 fn switches(guests: &Guests, figures: &mut Figures) -> Result<()> {
-    let script = format!("bystander yield {YIELDS} & getpid-loop yield {YIELDS}; wait");
-    let traps = traps("sce", "port", "observed");
-    let with = number(&guests.watched(&traps, &script, &[])?, "YIELD_TICKS")?;
-    let switches = guests.stats()?["monitor"]["stops"]["switches"].as_f64();
-    let switches = switches.ok_or_else(|| Error::Missing("the number of process switches".into()))?;
-    let without = number(&guests.alone(&script)?, "YIELD_TICKS")?;
+    // The other goes on until the guest ends, and has begun long before.
+    let script = format!("bystander yield 1000000000 & sleep 0.2; getpid-loop yield {YIELDS}");
     let alone = format!("getpid-loop yield {YIELDS}");
-    let passed = number(&guests.watched(&traps, &alone, &[])?, "YIELD_TICKS")?
-        - number(&guests.alone(&alone)?, "YIELD_TICKS")?;
-    figures.insert("switch.instructions".into(), ((with - without - passed) / switches).round());
+    let without = number(&guests.alone(&script)?, "YIELD_TICKS")?;
+    let alone_without = number(&guests.alone(&alone)?, "YIELD_TICKS")?;
+    for (key, mechanism) in [("switch", "port"), ("switch_debug", "debug")] {
+        let traps = traps("sce", mechanism, "observed");
+        let with = number(&guests.watched(&traps, &script, &[])?, "YIELD_TICKS")?;
+        let switches = guests.stats()?["monitor"]["stops"]["switches"].as_f64();
+        let switches = switches.ok_or_else(|| Error::Missing("the number of process switches".into()))?;
+        let passed = number(&guests.watched(&traps, &alone, &[])?, "YIELD_TICKS")? - alone_without;
+        figures.insert(format!("{key}.instructions"), ((with - without - passed) / switches).round());
+    }
     Ok(())
 }
 

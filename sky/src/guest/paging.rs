@@ -68,7 +68,7 @@ pub struct Mapping {
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     memory: &'a GuestMemoryMmap,
-    /// The memory from address 0 on, where most page tables lie: the quick way to them.
+    /// The memory from address 0 on, where most page tables lie: the quick way to it.
     low: Option<VolatileSlice<'a>>,
     root: Gpa,
     five_level: bool,
@@ -106,7 +106,8 @@ impl<'a> View<'a> {
     /// `length` bytes from physical address `gpa` on; `None` unless all of them are guest memory.
     #[must_use]
     pub fn slice(&self, gpa: Gpa, length: usize) -> Option<VolatileSlice<'a>> {
-        self.memory.get_slice(GuestAddress(gpa.0), length).ok()
+        let low = self.low.as_ref().and_then(|low| low.subslice(usize::try_from(gpa.0).ok()?, length).ok());
+        low.or_else(|| self.memory.get_slice(GuestAddress(gpa.0), length).ok())
     }
 
     /// Loads an aligned `u64` by its physical address; `None` outside guest memory.

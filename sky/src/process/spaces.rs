@@ -86,6 +86,11 @@ impl Spaces {
         self.monitored.iter().map(|(&ctx_id, process)| (ctx_id, process))
     }
 
+    /// Nothing is known of number `ctx_id` any more.
+    pub fn forget(&mut self, ctx_id: u64) {
+        self.monitored.remove(&ctx_id);
+    }
+
     /// Number `ctx_id` is of no interest, or no longer.
     pub fn ignore(&mut self, ctx_id: u64) {
         self.monitored.remove(&ctx_id);
@@ -122,6 +127,8 @@ mod tests {
         let mut spaces = Spaces::above(0);
         spaces.monitor(7, process(321));
         assert_eq!((spaces.get(7), spaces.process(7)), (Space::Monitored, Some(&process(321))));
+        spaces.forget(7);
+        assert_eq!((spaces.get(7), spaces.process(7)), (Space::New, None));
         spaces.ignore(7);
         assert_eq!((spaces.get(7), spaces.process(7)), (Space::Bystander, None));
         assert_eq!(spaces.get(6), Space::New, "spaces need not appear in the order of their numbers");

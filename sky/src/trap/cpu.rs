@@ -15,21 +15,15 @@ const DR6_REASONS: u64 = 0xe00f;
 /// A stopped virtual CPU.
 pub trait Cpu {
     /// General registers.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`], as every method here.
-    fn regs(&mut self) -> Result<kvm_regs>;
+    fn regs(&mut self) -> &kvm_regs;
 
     /// Replaces the general registers.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`].
-    fn set_regs(&mut self, regs: &kvm_regs) -> Result<()>;
+    fn set_regs(&mut self, regs: &kvm_regs);
 
     /// Control registers, segments and descriptor tables.
     ///
     /// # Errors
-    /// [`Error::Kvm`].
+    /// [`Error::Kvm`], as every method here.
     fn sregs(&mut self) -> Result<kvm_sregs>;
 
     /// A model-specific register.
@@ -84,14 +78,13 @@ fn failed(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
 }
 
 impl Cpu for KvmCpu<'_> {
-    fn regs(&mut self) -> Result<kvm_regs> {
-        Ok(self.0.sync_regs_mut().regs)
+    fn regs(&mut self) -> &kvm_regs {
+        &self.0.sync_regs_mut().regs
     }
 
-    fn set_regs(&mut self, regs: &kvm_regs) -> Result<()> {
+    fn set_regs(&mut self, regs: &kvm_regs) {
         self.0.sync_regs_mut().regs = *regs;
         self.0.set_sync_dirty_reg(SyncReg::Register);
-        Ok(())
     }
 
     fn sregs(&mut self) -> Result<kvm_sregs> {
@@ -182,13 +175,12 @@ pub(crate) mod mock {
     }
 
     impl Cpu for MockCpu {
-        fn regs(&mut self) -> Result<kvm_regs> {
-            Ok(self.regs)
+        fn regs(&mut self) -> &kvm_regs {
+            &self.regs
         }
 
-        fn set_regs(&mut self, regs: &kvm_regs) -> Result<()> {
+        fn set_regs(&mut self, regs: &kvm_regs) {
             self.regs = *regs;
-            Ok(())
         }
 
         fn sregs(&mut self) -> Result<kvm_sregs> {

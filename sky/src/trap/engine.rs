@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{kvm_debug_exit_arch, kvm_regs};
+use kvm_bindings::kvm_debug_exit_arch;
 use tracing::warn;
 
 use crate::guest::{Gpa, Gva};
@@ -95,16 +95,15 @@ impl Vcpu {
     /// # Errors
     /// [`Error::Kvm`]: the virtual CPU cannot go on.
     pub fn before_run(&mut self, cpu: &mut dyn Cpu) -> Result<()> {
-        let machine = Arc::clone(&self.machine);
         loop {
-            if machine.news() != self.heard || machine.is_due() {
-                self.listen(&machine, cpu)?;
+            if self.machine.news() != self.heard || self.machine.is_due() {
+                self.listen(&Arc::clone(&self.machine), cpu)?;
             }
-            if machine.rendezvous.pass(self.index) {
+            if self.machine.rendezvous.pass(self.index) {
                 return Ok(());
             }
-            machine.place(self.index, self.position(cpu)?);
-            machine.rendezvous.wait(self.index);
+            self.machine.place(self.index, self.position(cpu)?);
+            self.machine.rendezvous.wait(self.index);
         }
     }
 
@@ -116,11 +115,14 @@ impl Vcpu {
         if port != self.sky.port() {
             return Ok(false);
         }
-        let Some(armed) = self.armed.clone() else { return Ok(false) };
-        let mut regs = cpu.regs()?;
-        let Some(site) = armed.mechanism.site(regs.rip) else { return Ok(false) };
-        self.stop(&armed, cpu, site, &mut regs)?;
-        Ok(true)
+        // Taken and put back: cheaper than to share it once more.
+        let Some(armed) = self.armed.take() else { return Ok(false) };
+        let done = match armed.mechanism.site(cpu.regs().rip) {
+            Some(site) => self.stop(&armed, cpu, &site).map(|()| true),
+            None => Ok(false),
+        };
+        self.armed = Some(armed);
+        done
     }
 
     /// Handles a debug exit. Returns false if nobody but a debugger of the embedder's can have caused it.
@@ -129,18 +131,18 @@ impl Vcpu {
     /// [`Error::Kvm`]: the virtual CPU cannot go on.
     pub fn debug_exit(&mut self, cpu: &mut dyn Cpu, stop: &kvm_debug_exit_arch) -> Result<bool> {
         const BREAKPOINTS: u64 = 0xf;
-        let Some(armed) = self.armed.clone() else { return Ok(false) };
-        let mut regs = cpu.regs()?;
-        let site = if stop.dr6 & BREAKPOINTS == 0 { None } else { armed.mechanism.site(regs.rip) };
-        match site {
-            Some(site) => self.stop(&armed, cpu, site, &mut regs)?,
+        let Some(armed) = self.armed.take() else { return Ok(false) };
+        let site = if stop.dr6 & BREAKPOINTS == 0 { None } else { armed.mechanism.site(cpu.regs().rip) };
+        let done = match site {
+            Some(site) => self.stop(&armed, cpu, &site),
             // A single step, an `int1`: the guest's own.
             None => {
                 armed.lock().counts.stops.debug_exceptions += 1;
-                armed.mechanism.give_back(cpu, self.watch, stop.dr6)?;
+                armed.mechanism.give_back(cpu, self.watch, stop.dr6)
             }
-        }
-        Ok(true)
+        };
+        self.armed = Some(armed);
+        done.map(|()| true)
     }
 
     /// What the guest's `rdmsr` of `index` is to see; `None` for an MSR that is not Sky's.
@@ -160,39 +162,36 @@ impl Vcpu {
     }
 
     /// A stop at one of our sites. The guest always goes on; what went wrong is told.
-    fn stop(&mut self, armed: &Arc<Armed>, cpu: &mut dyn Cpu, site: Site, regs: &mut kvm_regs) -> Result<()> {
+    fn stop(&mut self, armed: &Armed, cpu: &mut dyn Cpu, site: &Site) -> Result<()> {
+        let mut regs = *cpu.regs();
         let done = match site.kind {
-            StopKind::SwitchedSpace => {
-                let done = self.switched(armed, cpu, regs);
-                if !armed.mechanism.passes_nops() {
-                    armed.mechanism.resume(&armed.view(self.cr3), &site, regs)?;
-                    cpu.set_regs(regs)?;
-                }
-                return self.told(armed, done);
-            }
-            StopKind::InvalidOpcode => self.invalid_opcode(armed, cpu, &site, regs),
-            StopKind::Entered => self.entered(armed, cpu, regs),
-            StopKind::Returned => self.returned(armed, cpu, regs),
+            StopKind::InvalidOpcode => self.invalid_opcode(armed, cpu, site, &mut regs),
+            StopKind::Entered => self.entered(armed, cpu, &mut regs),
+            StopKind::Returned => self.returned(armed, cpu, &mut regs),
+            StopKind::SwitchedSpace => self.switched(armed, cpu, regs.rdi),
         };
-        if regs.rip == site.at.0 {
+        if regs.rip != site.at.0 {
+            cpu.set_regs(&regs);
+        } else if !armed.mechanism.passes_nops() {
             // Only a debug register stands there: the instruction itself is to run.
             regs.rflags |= RF;
+            cpu.set_regs(&regs);
         }
-        cpu.set_regs(regs)?;
-        self.told(armed, done)
+        done.or_else(|error| self.go_on(armed, error))
     }
 
-    /// The first problem is told; a guest that makes more of them does not fill the log.
-    fn told(&self, armed: &Armed, done: Result<()>) -> Result<()> {
-        match done {
-            Err(error @ Error::Kvm { .. }) => Err(error),
-            Err(error) => {
+    /// The guest goes on whatever went wrong, unless that is its virtual CPU. The first problem is told; a guest that
+    /// makes more of them does not fill the log.
+    #[cold]
+    fn go_on(&self, armed: &Armed, error: Error) -> Result<()> {
+        match error {
+            Error::Kvm { .. } => Err(error),
+            _ => {
                 if armed.lock().counts.problem(&error) {
                     warn!(%error, "sky");
                 }
                 Ok(())
             }
-            Ok(()) => Ok(()),
         }
     }
 

@@ -208,15 +208,23 @@ impl State {
         found
     }
 
-    /// An address space is monitored no longer. Gives its process, and its calls that have not returned, each with the
-    /// top of its thread's stack.
+    /// An address space is monitored no longer; if it is still in use its next call will tell by whom. Gives its
+    /// process, and its calls that have not returned, each with the top of its thread's stack.
     pub(super) fn forget_space(&mut self, ctx_id: u64) -> Option<(u32, Vec<(Gva, Waiting)>)> {
         let pid = self.spaces.process(ctx_id).map(|process| process.pid)?;
-        self.spaces.ignore(ctx_id);
+        self.spaces.forget(ctx_id);
         self.families.remove(&pid);
         let mut calls = self.calls.drain_space(ctx_id);
         calls.extend(self.suspended.extract_if(.., |(_, call)| call.ctx_id == ctx_id));
         Some((pid, calls))
+    }
+
+    /// Process `child` has been made by the one that has address space `ctx_id`.
+    pub(super) fn adopt(&mut self, ctx_id: u64, child: u32) {
+        let parent = self.spaces.process(ctx_id).map(|process| process.pid);
+        if let Some(rule) = parent.and_then(|pid| self.families.get(&pid)).copied() {
+            self.families.insert(child, rule);
+        }
     }
 
     pub(super) fn space(&self, ctx_id: u64) -> Space {

@@ -31,7 +31,7 @@ impl Vcpu {
         match self.attach(&armed) {
             Ok(done) => done,
             Err(error) => {
-                let _ = self.told(&armed, Err(error));
+                let _ = self.go_on(&armed, error);
                 Done::Yes
             }
         }
@@ -79,7 +79,7 @@ impl Vcpu {
                 Ok(visits) => visits,
                 // With one thread unprepared the whole process is left alone.
                 Err(error) => {
-                    self.told(armed, Err(error))?;
+                    self.go_on(armed, error)?;
                     continue;
                 }
             };
@@ -213,6 +213,7 @@ pub(crate) fn remove(vcpu: &mut Vcpu, what: Removal) -> Result<Option<usize>> {
         }
     }
     let left: Vec<_> = spaces.iter().filter_map(|&ctx_id| state.forget_space(ctx_id)).collect();
+    spaces.iter().for_each(|&ctx_id| state.spaces.ignore(ctx_id));
     let gone: Vec<_> = left.iter().flat_map(|(_, calls)| calls).collect();
     state.counts.detached += gone.len() as u64;
     drop(state);

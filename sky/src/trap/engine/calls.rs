@@ -2,7 +2,6 @@
 
 use std::cell::OnceCell;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use kvm_bindings::kvm_regs;
 
@@ -42,7 +41,7 @@ impl Vcpu {
     /// An opcode was invalid: SYSCALL with SCE clear, or one that is invalid indeed.
     pub(super) fn invalid_opcode(
         &mut self,
-        armed: &Arc<Armed>,
+        armed: &Armed,
         cpu: &mut dyn Cpu,
         site: &Site,
         regs: &mut kvm_regs,
@@ -77,7 +76,7 @@ impl Vcpu {
             regs.rip = entry;
             return Ok(());
         }
-        self.entered(armed, cpu, regs)
+        self.called(armed, &view, cpu, regs)
     }
 
     fn genuine(&self, armed: &Armed, view: &View<'_>, site: &Site, regs: &mut kvm_regs) -> Result<()> {
@@ -86,9 +85,14 @@ impl Vcpu {
     }
 
     /// A thread is about to enter a system call; the registers are as SYSCALL leaves them. Decides where it goes on.
-    pub(super) fn entered(
+    pub(super) fn entered(&mut self, armed: &Armed, cpu: &mut dyn Cpu, regs: &mut kvm_regs) -> Result<()> {
+        self.called(armed, &armed.view(self.cr3), cpu, regs)
+    }
+
+    fn called(
         &mut self,
-        armed: &Arc<Armed>,
+        armed: &Armed,
+        view: &View<'_>,
         cpu: &mut dyn Cpu,
         regs: &mut kvm_regs,
     ) -> Result<()> {
@@ -99,7 +103,6 @@ impl Vcpu {
             // Before `swapgs` the kernel's GS is put aside.
             self.per_cpu = Some(Gva(cpu.msr(msr::KERNEL_GS_BASE)?)).filter(|base| base.is_kernel());
         }
-        let view = armed.view(self.cr3);
         let call = RawCall {
             // The kernel takes an int.
             number: regs.rax & 0xffff_ffff,
@@ -107,10 +110,13 @@ impl Vcpu {
         };
         let mut state = armed.lock();
         state.counts.stops.calls += 1;
-        self.space = state.space(self.ctx_id);
+        if self.space == Space::New {
+            // Another thread of it may have been here.
+            self.space = state.space(self.ctx_id);
+        }
         if self.space == Space::New {
             drop(state);
-            let identified = self.identify(armed, &view);
+            let identified = self.identify(armed, view);
             // Unwatched, every call of it goes well.
             self.space = *identified.as_ref().unwrap_or(&Space::Bystander);
             if self.space == Space::Bystander {
@@ -136,7 +142,7 @@ impl Vcpu {
             return Ok(());
         }
         let stack_top = view
-            .load(self.stack_top_at(armed, &view)?)
+            .load(self.stack_top_at(armed, view)?)
             .map(Gva)
             .ok_or(Error::Kernel("the per-CPU area is gone"))?;
         let place = |(thread, pending): &Suspended| {
@@ -146,27 +152,34 @@ impl Vcpu {
         if let Some(at) = state.suspended.iter().position(place) {
             let (_, pending) = state.suspended.swap_remove(at);
             drop(state);
-            return self.ask(armed, &view, stack_top, pending, regs);
+            return self.ask(armed, view, stack_top, pending, regs);
         }
-        let id = state.next_id();
+        let (id, ctx_id) = (state.next_id(), self.ctx_id);
+        let (resumes_at, rsp) = (regs.rcx, regs.rsp);
+        if interested == 0 {
+            let pending = Pending { id, call, ctx_id, resumes_at, rsp, note: Note::default() };
+            let replaced = if follow { state.calls.enter(stack_top, pending) } else { None };
+            drop(state);
+            replaced.iter().for_each(|old| armed.lose(old));
+            if follow {
+                regs.rip = ways.followed.0;
+            }
+            return Ok(());
+        }
         drop(state);
 
-        let mut note = Note { observers: interested, ..Note::default() };
-        let (resumes_at, rsp) = (regs.rcx, regs.rsp);
-        if interested != 0 {
-            let per_cpu = self.per_cpu.ok_or(Error::Kernel("the per-CPU area is not known yet"))?;
-            note.task = armed.linux.current(&view, per_cpu)?;
-            note.pid = armed.linux.pid(&view, note.task)?;
-            note.tid = armed.linux.tid(&view, note.task)?;
-            let told = self.tell(armed, &view, id, &call, &note, None);
-            if let Some((thread, inquiries)) = told {
-                let observed = armed.linux.is_observed(&view, note.task).unwrap_or(true);
-                note.asking = Some(Box::new(Asking::new(thread, inquiries, Then::Call, observed)));
-            }
+        let per_cpu = self.per_cpu.ok_or(Error::Kernel("the per-CPU area is not known yet"))?;
+        let task = armed.linux.current(view, per_cpu)?;
+        let (pid, tid) = (armed.linux.pid(view, task)?, armed.linux.tid(view, task)?);
+        let mut note = Note { pid, tid, task, observers: interested, asking: None };
+        let told = self.tell(armed, view, id, &call, &note, None);
+        if let Some((thread, inquiries)) = told {
+            let observed = armed.linux.is_observed(view, note.task).unwrap_or(true);
+            note.asking = Some(Box::new(Asking::new(thread, inquiries, Then::Call, observed)));
         }
-        let pending = Pending { id, call, ctx_id: self.ctx_id, resumes_at, rsp, note };
+        let pending = Pending { id, call, ctx_id, resumes_at, rsp, note };
         if pending.note.asking.is_some() {
-            self.ask(armed, &view, stack_top, pending, regs)?;
+            self.ask(armed, view, stack_top, pending, regs)?;
         } else if follow {
             regs.rip = ways.followed.0;
             armed.file(stack_top, pending);
@@ -234,12 +247,7 @@ impl Vcpu {
 
     /// A thread has come back from the system-call dispatcher; RSP points at its saved registers. Decides where it
     /// goes on.
-    pub(super) fn returned(
-        &mut self,
-        armed: &Arc<Armed>,
-        cpu: &mut dyn Cpu,
-        regs: &mut kvm_regs,
-    ) -> Result<()> {
+    pub(super) fn returned(&mut self, armed: &Armed, cpu: &mut dyn Cpu, regs: &mut kvm_regs) -> Result<()> {
         if self.per_cpu.is_none() {
             self.per_cpu = Some(Gva(cpu.msr(msr::GS_BASE)?)).filter(|base| base.is_kernel());
         }
@@ -254,15 +262,23 @@ impl Vcpu {
         let pending = {
             let mut state = armed.lock();
             state.counts.stops.returns += 1;
-            state.calls.take(stack_top)
+            let pending = state.calls.take(stack_top);
+            if let Some(own) = pending.as_ref().filter(|pending| pending.note.asking.is_none()) {
+                state.counts.returned(own.call.number);
+            }
+            pending
         };
         if let Some(mut pending) = pending {
             let own = pending.call;
             let next = match pending.note.asking.take() {
-                Some(asking) => self.answered(armed, &view, &registers, &mut pending, asking),
-                None => self.own(armed, &view, &registers, &mut pending),
+                Some(asking) => self
+                    .answered(armed, &view, &registers, &mut pending, asking)
+                    .inspect_err(|_| armed.lose(&pending)),
+                None => self
+                    .own(armed, &view, &registers, &mut pending)
+                    .inspect_err(|_| armed.abandon([&pending])),
             };
-            let next = next.inspect_err(|_| armed.lose(&pending))?;
+            let next = next?;
             let call = match next {
                 Next::Dispatch(call) => Some(call),
                 Next::Own => Some(own),
@@ -314,18 +330,12 @@ impl Vcpu {
     ) -> Result<Next> {
         let outcome = outcome(view, registers, pending)?;
         let call = pending.call;
+        if makes_children(call.number)
+            && let Outcome::Returned(child) = outcome
+            && let Some(child) = u32::try_from(child).ok().filter(|&child| child > 0)
         {
-            let mut state = armed.lock();
-            state.counts.returned(call.number);
             // Before its first call a child has its parent, unless that ends first.
-            if makes_children(call.number)
-                && let Outcome::Returned(child) = outcome
-                && let Some(child) = u32::try_from(child).ok().filter(|&child| child > 0)
-                && let Some(pid) = state.spaces.process(pending.ctx_id).map(|process| process.pid)
-                && let Some(rule) = state.families.get(&pid).copied()
-            {
-                state.families.insert(child, rule);
-            }
+            armed.lock().adopt(pending.ctx_id, child);
         }
         if pending.note.observers == 0 {
             return Ok(Next::Leave);

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvm_bindings::kvm_regs;
 use tracing::info;
 
 use super::armed::{Armed, GuestFacts};
@@ -29,13 +28,13 @@ pub(super) const NOBODY: u64 = 0;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Vcpu {
-    /// Another page directory was loaded.
-    pub(super) fn switched(&mut self, armed: &Armed, cpu: &mut dyn Cpu, regs: &kvm_regs) -> Result<()> {
+    /// Another page directory was loaded, from RDI.
+    pub(super) fn switched(&mut self, armed: &Armed, cpu: &mut dyn Cpu, rdi: u64) -> Result<()> {
         if self.per_cpu.is_none() {
             // The kernel wrote CR3, so GS is its own.
             self.per_cpu = Some(Gva(cpu.msr(msr::GS_BASE)?)).filter(|base| base.is_kernel());
         }
-        self.cr3 = regs.rdi & !NO_FLUSH;
+        self.cr3 = rdi & !NO_FLUSH;
         let loaded = self.loaded(armed);
         let mut state = armed.lock();
         state.counts.stops.switches += 1;
@@ -212,7 +211,7 @@ impl Vcpu {
     pub(super) fn position(&self, cpu: &mut dyn Cpu) -> Result<Position> {
         let user = cpu.sregs()?.cs.selector & 3 == 3;
         Ok(Position {
-            rip: cpu.regs()?.rip,
+            rip: cpu.regs().rip,
             user,
             per_cpu: per_cpu(cpu, user)?,
             exception: cpu.exception_pending()?,
