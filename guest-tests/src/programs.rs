@@ -90,6 +90,15 @@ pub fn insight_probe() -> Result<PathBuf> {
     existing(paths::target().join("release/examples/insight_probe"))
 }
 
+/// `libiwrite.so` and the program that makes every hinted call once, built now unless we are in the lab.
+pub fn hints() -> Result<[PathBuf; 2]> {
+    static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    let args = ["--package", "iwrite-preload", "--lib", "--example", "every_call"];
+    once(&BUILT, || cargo(&args, &paths::target(), None))?;
+    let release = paths::target().join("release");
+    Ok([existing(release.join("libiwrite.so"))?, existing(release.join("examples/every_call"))?])
+}
+
 fn static_dir() -> PathBuf {
     paths::target().join("static")
 }

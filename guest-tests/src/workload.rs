@@ -98,6 +98,20 @@ pub fn getpid_loop(calls: u64) -> Timing {
     Timing { ticks: end.saturating_sub(start), pid: same.then_some(first) }
 }
 
+/// Makes the process one of those that the scheduler runs first and in turns: `sched_yield` then hands the CPU to
+/// the other one each time, instead of as is fair. Needs privilege.
+///
+/// # Errors
+/// The kernel refuses it.
+pub fn in_turns() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the structure is valid for the call.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Calls `sched_yield` so often; gives the ticks that it took.
 #[cfg(target_arch = "x86_64")]
 pub fn yield_loop(calls: u64) -> u64 {

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use guest_tests::disk::Disk;
 use guest_tests::e2e;
@@ -46,9 +47,14 @@ struct Watched {
 
 /// Runs a guest that does `script`, with processes that `rules` (TOML) name watched.
 fn watch(setup: &Setup, rules: &str, script: &str, traced: bool) -> Watched {
+    watch_with(setup, rules, script, traced, None)
+}
+
+/// The same; the disk holds a copy of `contents`.
+fn watch_with(setup: &Setup, rules: &str, script: &str, traced: bool, contents: Option<&Path>) -> Watched {
     let scratch = Scratch::new().unwrap();
     let kernel = Kernel::get(setup.flavour).unwrap();
-    let disk = Disk::ext4(scratch.path("disk.img"), 64, None).unwrap();
+    let disk = Disk::ext4(scratch.path("disk.img"), 64, contents).unwrap();
     let initramfs = scratch.initramfs(&kernel, script).unwrap();
     let config = scratch.path("monitor.toml");
     let (engine, mechanism) = (setup.engine, setup.mechanism);
@@ -413,4 +419,65 @@ fn insight_calls(setup: &Setup) {
     let report: Value = serde_json::from_str(finished.messages.lines().last().unwrap()).unwrap();
     assert_eq!((&report["problem"], &report["outstanding"]), (&Value::Null, &0.into()), "{setup:?}");
     assert!(report["insight"]["made"].as_u64() > Some(CALLS * 2 * 10));
+}
+
+/// What programs say of their data arrives with their calls: one that was made for it, and two that were not.
+#[test]
+fn hints_arrive_with_the_calls() {
+    e2e("hints_arrive_with_the_calls", || {
+        let contents = Scratch::new().unwrap();
+        for file in guest_tests::programs::hints().unwrap() {
+            std::fs::copy(&file, contents.path(file.file_name().unwrap().to_str().unwrap())).unwrap();
+        }
+        let script = format!(
+            "ROOTFS=/dev/vda\n{MOUNT_ROOTFS}mount -t ext4 /dev/vdb /mnt; cp /mnt/libiwrite.so /mnt/every_call /root-fs/tmp/
+            inside /tmp/every_call /tmp/every; echo EVERY=$?
+            hinted() {{ inside env LD_PRELOAD=/tmp/libiwrite.so 'IWRITE_RULES=*.db=3:/tmp/log*=7' \"$@\"; }}
+            hinted sqlite3 /tmp/x.db 'create table t(n); insert into t values(20),(22);'; echo SQLITE=$?
+            hinted dd if=/dev/zero of=/tmp/log bs=4096 count=5; echo DD=$?"
+        );
+        let rules =
+            ["every_call", "sqlite3", "dd"].map(|name| format!("[[process]]\nexecutable = '{name}'\n"));
+        for (engine, mechanism) in [("sce", "port"), ("entry", "debug")] {
+            let setup = Setup::new(Flavour::Cloud61, 1, engine, mechanism);
+            let watched = watch_with(&setup, &rules.concat(), &script, true, Some(&contents.path(".")));
+            for key in ["EVERY", "SQLITE", "DD"] {
+                assert_eq!(watched.finished.marker(key).unwrap(), "0", "{key}\n{}", watched.finished.serial);
+            }
+            check_hints(&watched.trace);
+        }
+    });
+}
+
+fn check_hints(trace: &BTreeMap<u64, Vec<Value>>) {
+    let hinted = |lines: &[Value]| -> Vec<(String, u64, Option<i64>)> {
+        let calls = lines.iter().map(|line| &line["call"]);
+        let classes = calls.filter_map(|call| {
+            let name = call["name"].as_str()?.to_owned();
+            Some((name, call["hint"]["class"].as_u64()?, call["result"]["value"].as_i64()))
+        });
+        classes.collect()
+    };
+    let programs: Vec<_> = trace.values().map(|lines| hinted(lines)).collect();
+    let [every, sqlite, dd] = &programs[..] else {
+        panic!("three programs of one thread each: {programs:?}")
+    };
+    let expected = [
+        ("write", 1, 3),
+        ("pwrite64", 2, 3),
+        ("writev", 3, 3),
+        ("pwritev", 4, 3),
+        ("fsync", 5, 0),
+        ("read", 6, 3),
+        ("pread64", 7, 3),
+        ("preadv", 8, 3),
+        ("readv", u64::from(u32::MAX), 0),
+        ("write", 1, -9),
+    ];
+    let expected = expected.map(|(name, class, result)| (name.to_owned(), class, Some(result)));
+    assert_eq!(every[..], expected);
+    assert!(sqlite.iter().all(|(_, class, _)| *class == 3), "{sqlite:?}");
+    let pages = sqlite.iter().filter(|(name, ..)| name == "pwrite64").count();
+    assert!(pages >= 2, "a database has more than one page: {sqlite:?}");
+    assert_eq!(dd[..], vec![("write".to_owned(), 7, Some(4096)); 5]);
 }

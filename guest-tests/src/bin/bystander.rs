@@ -1,12 +1,12 @@
 //! Guest program that nobody monitors: it does what monitored ones do, and must neither be seen nor slowed down.
 //!
 //! `bystander files DIR [SEED [FILES [BLOCKS]]]` or `bystander getpid CALLS` or `bystander spin TICKS` or
-//! `bystander yield CALLS`
+//! `bystander yield`, which goes on until it is killed
 
 use std::io;
 use std::path::Path;
 
-use guest_tests::workload::{Files, getpid_loop, spin, yield_loop};
+use guest_tests::workload::{Files, getpid_loop, in_turns, spin, yield_loop};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -24,12 +24,14 @@ fn main() -> io::Result<()> {
             println!("BYSTANDER_CALLS={calls}\nBYSTANDER_TICKS={}", timing.ticks);
         }
         ["spin", ticks] => spin(ticks.parse().map_err(io::Error::other)?),
-        ["yield", calls] => {
-            yield_loop(calls.parse().map_err(io::Error::other)?);
+        ["yield"] => {
+            in_turns()?;
+            println!("ready");
+            yield_loop(u64::MAX);
         }
         _ => {
             return Err(io::Error::other(
-                "usage: bystander files DIR [SEED [FILES [BLOCKS]]] | getpid CALLS | spin TICKS | yield CALLS",
+                "usage: bystander files DIR [SEED [FILES [BLOCKS]]] | getpid CALLS | spin TICKS | yield",
             ));
         }
     }

@@ -1,12 +1,14 @@
 //! Guest program: many system calls of one kind, and how many ticks of the time-stamp counter they took.
 //!
-//! `getpid-loop CALLS [SECONDS]`: `getpid`; sleeps for so long in the end. `getpid-loop yield CALLS`: `sched_yield`.
+//! `getpid-loop CALLS [SECONDS]`: `getpid`; sleeps for so long in the end. `getpid-loop yield CALLS [PROGRAM...]`:
+//! `sched_yield`, in turns with another program that does the same.
 //! `getpid-loop out TIMES`: no call at all, but writes to an I/O port that no device has.
 
-use std::io;
+use std::io::{self, BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use guest_tests::workload::{getpid_loop, out_loop, yield_loop};
+use guest_tests::workload::{getpid_loop, in_turns, out_loop, yield_loop};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -14,8 +16,19 @@ fn main() -> io::Result<()> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let (calls, seconds) = match words[..] {
         ["yield", calls] => {
+            in_turns()?;
             println!("YIELD_TICKS={}", yield_loop(number(calls)?));
             return Ok(());
+        }
+        ["yield", calls, other, ref arguments @ ..] => {
+            in_turns()?;
+            let mut other = Command::new(other).args(arguments).stdout(Stdio::piped()).spawn()?;
+            // Its first line says that it is there.
+            let said = other.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
+            BufReader::new(said).read_line(&mut String::new())?;
+            println!("YIELD_TICKS={}", yield_loop(number(calls)?));
+            other.kill()?;
+            return other.wait().map(drop);
         }
         ["out", times] => {
             let times = number(times)?;
@@ -24,7 +37,11 @@ fn main() -> io::Result<()> {
         }
         [calls] => (number(calls)?, 0),
         [calls, seconds] => (number(calls)?, number(seconds)?),
-        _ => return Err(io::Error::other("usage: getpid-loop CALLS [SECONDS] | yield CALLS | out TIMES")),
+        _ => {
+            return Err(io::Error::other(
+                "usage: getpid-loop CALLS [SECONDS] | yield CALLS [PROGRAM...] | out TIMES",
+            ));
+        }
     };
     let timing = getpid_loop(calls);
     let pid = timing.pid.ok_or_else(|| io::Error::other("getpid gave different answers"))?;

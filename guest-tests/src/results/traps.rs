@@ -94,16 +94,19 @@ fn unmonitored(guests: &Guests, figures: &mut Figures) -> Result<()> {
 /// Two processes that hand the CPU to each other, one of them monitored, against a guest without Sky. What the trapped
 /// calls themselves cost, the one that yields, is taken off.
 fn switches(guests: &Guests, figures: &mut Figures) -> Result<()> {
-    // The other goes on until the guest ends, and has begun long before.
-    let script = format!("bystander yield 1000000000 & sleep 0.2; getpid-loop yield {YIELDS}");
+    let script = format!("getpid-loop yield {YIELDS} bystander yield");
     let alone = format!("getpid-loop yield {YIELDS}");
     let without = number(&guests.alone(&script)?, "YIELD_TICKS")?;
     let alone_without = number(&guests.alone(&alone)?, "YIELD_TICKS")?;
     for (key, mechanism) in [("switch", "port"), ("switch_debug", "debug")] {
         let traps = traps("sce", mechanism, "observed");
         let with = number(&guests.watched(&traps, &script, &[])?, "YIELD_TICKS")?;
-        let switches = guests.stats()?["monitor"]["stops"]["switches"].as_f64();
-        let switches = switches.ok_or_else(|| Error::Missing("the number of process switches".into()))?;
+        let stops = guests.stats()?["monitor"]["stops"]["switches"].as_f64();
+        // To the other process and back.
+        let switches = 2.0 * f64::from(YIELDS);
+        if stops.is_none_or(|stops| (stops / switches - 1.0).abs() > 0.05) {
+            return Err(Error::Missing(format!("{switches} process switches: they were {stops:?}")));
+        }
         let passed = number(&guests.watched(&traps, &alone, &[])?, "YIELD_TICKS")? - alone_without;
         figures.insert(format!("{key}.instructions"), ((with - without - passed) / switches).round());
     }
