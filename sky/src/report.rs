@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::insight::{BlockCounts, FileSummary, TrackerCounts};
+use crate::trap::CompatEntry;
 use crate::trap::engine::InsightCounts;
 
 /// Stops of the guest, by reason.
@@ -19,6 +20,8 @@ pub struct Stops {
     pub returns: u64,
     /// At a write of CR3.
     pub switches: u64,
+    /// For 32-bit calls.
+    pub compat: u64,
     /// For debug exceptions of the guest's own, which were given back.
     pub debug_exceptions: u64,
 }
@@ -30,6 +33,28 @@ pub struct CallCount {
     pub entered: u64,
     /// Times its return was seen.
     pub returned: u64,
+}
+
+/// 32-bit calls of the monitored processes, by the way they came. With debug registers only those by SYSCALL are
+/// seen, and only by the engine `sce`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CompatCalls {
+    /// By `int 0x80`, which 64-bit code can use, too.
+    pub int80: u64,
+    /// By SYSENTER.
+    pub sysenter: u64,
+    /// By SYSCALL in 32-bit code.
+    pub syscall: u64,
+}
+
+impl CompatCalls {
+    pub(crate) fn add(&mut self, entry: CompatEntry) {
+        match entry {
+            CompatEntry::Int80 => self.int80 += 1,
+            CompatEntry::Sysenter => self.sysenter += 1,
+            CompatEntry::Syscall => self.syscall += 1,
+        }
+    }
 }
 
 /// Everything that was seen.
@@ -55,8 +80,8 @@ pub struct Report {
     pub outstanding: u64,
     /// Calls on their way when their process was left alone.
     pub detached_calls: u64,
-    /// 32-bit calls by SYSCALL, which are not decoded.
-    pub compat_calls: u64,
+    /// 32-bit calls, which are not decoded.
+    pub compat_calls: CompatCalls,
     /// Calls whose instruction was gone when it was looked at, and that the guest made again.
     pub refetched: u64,
     /// Insight-calls.
@@ -146,8 +171,12 @@ impl fmt::Display for Report {
                 insight.made, insight.retried, insight.given_up, insight.refused
             )?;
         }
-        if self.compat_calls > 0 {
-            writeln!(f, "32-bit calls, not decoded: {}", self.compat_calls)?;
+        let CompatCalls { int80, sysenter, syscall } = self.compat_calls;
+        if int80 + sysenter + syscall > 0 {
+            writeln!(
+                f,
+                "32-bit calls, not decoded: {int80} by int 0x80, {sysenter} by SYSENTER, {syscall} by SYSCALL"
+            )?;
         }
         Ok(())
     }

@@ -93,6 +93,12 @@ impl Detour {
         view.physical().write_slice(bytes, GuestAddress(self.gpa.0)).map_err(|_| Error::NotMapped(self.enter))
     }
 
+    /// Padding on the same page that the copy does not use.
+    #[must_use]
+    pub fn behind(&self) -> Gva {
+        self.enter.offset(ROOM as u64)
+    }
+
     /// Whether a thread that stands at `rip` is inside.
     #[must_use]
     pub fn contains(&self, rip: u64) -> bool {

@@ -17,13 +17,14 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_debug_exit_arch;
 use tracing::warn;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest::{Gpa, Gva};
 use crate::process::Space;
 use crate::sky::{Machine, Sky};
 use crate::trap::hidden::Hidden;
 use crate::trap::mechanism::Watch;
-use crate::trap::{Cpu, Engine, Site, StopKind};
+use crate::trap::{CSTAR, Compat, Cpu, Engine, LSTAR, SYSENTER_EIP, Site, StopKind};
 use crate::{Error, Result};
 
 mod arm;
@@ -66,6 +67,7 @@ pub struct Vcpu {
     per_cpu: Option<Gva>,
     stack_top: Option<Gpa>,
     ctx_ids: [Option<Gpa>; SLOTS],
+    flag: Option<Gpa>,
     entry_stack: EntryStack,
 }
 
@@ -85,6 +87,7 @@ impl Vcpu {
             per_cpu: None,
             stack_top: None,
             ctx_ids: [None; SLOTS],
+            flag: None,
             entry_stack: EntryStack::default(),
         }
     }
@@ -169,6 +172,7 @@ impl Vcpu {
             StopKind::Entered => self.entered(armed, cpu, &mut regs),
             StopKind::Returned => self.returned(armed, cpu, &mut regs),
             StopKind::SwitchedSpace => self.switched(armed, cpu, regs.rdi),
+            StopKind::Compat(entry) => self.compat(armed, cpu, entry),
         };
         if regs.rip != site.at.0 {
             cpu.set_regs(&regs);
@@ -203,11 +207,32 @@ impl Vcpu {
         let calls = watch == Watch::Calls;
         match armed.engine {
             Engine::Sce => self.hidden.set_trapping(cpu, calls)?,
-            Engine::Entry => self.hidden.set_lstar(cpu, armed.mechanism.lstar().filter(|_| calls))?,
+            Engine::Entry => {
+                self.hidden.redirect(cpu, LSTAR, armed.mechanism.lstar().filter(|_| calls))?;
+            }
+        }
+        if let Some(compat) = armed.mechanism.compat() {
+            let on = watch != Watch::Off;
+            self.hidden.redirect(cpu, SYSENTER_EIP, compat.sysenter().filter(|_| on))?;
+            self.hidden.redirect(cpu, CSTAR, compat.syscall().filter(|_| on))?;
+            self.set_flag(armed, compat, calls);
         }
         armed.mechanism.watch(cpu, watch)?;
         self.watch = watch;
         Ok(())
+    }
+
+    /// Tells the stubs at the 32-bit entries of this CPU whether to stop.
+    fn set_flag(&mut self, armed: &Armed, compat: &Compat, stops: bool) {
+        if self.flag.is_none()
+            && let Some(per_cpu) = self.per_cpu
+        {
+            self.flag = armed.view(self.cr3).translate(per_cpu.offset(compat.flag())).ok().map(|at| at.gpa);
+        }
+        if let Some(gpa) = self.flag {
+            // Where it cannot be written, nobody stops.
+            let _ = armed.memory.write_obj(u32::from(stops), GuestAddress(gpa.0));
+        }
     }
 
     /// Forgets what was killed.

@@ -1,7 +1,7 @@
 //! Model-specific registers as the guest believes them to be, and as they are.
 //!
-//! Sky clears `EFER.SCE`, or points LSTAR elsewhere, under the guest's feet. An MSR filter brings the guest's own
-//! reads and writes of both to user space, where the truth is put back, so the guest never sees the difference.
+//! Sky clears `EFER.SCE`, or points LSTAR and its like elsewhere, under the guest's feet. An MSR filter brings the
+//! guest's own reads and writes of them to user space, where the truth is put back, so the guest never sees the difference.
 
 use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap};
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
@@ -14,10 +14,14 @@ use crate::{Error, Result};
 pub const EFER: u32 = 0xc000_0080;
 /// Index of LSTAR, the SYSCALL entry of 64-bit code.
 pub const LSTAR: u32 = 0xc000_0082;
+/// Index of CSTAR, the SYSCALL entry of 32-bit code.
+pub const CSTAR: u32 = 0xc000_0083;
+/// Index of `IA32_SYSENTER_EIP`.
+pub const SYSENTER_EIP: u32 = 0x176;
 /// System-call enable.
 const SCE: u64 = 1;
 
-/// Makes every guest access to EFER and LSTAR exit to user space. Called once, before the guest runs.
+/// Makes every guest access to EFER and to the registers of the entries exit to user space. Called once, before the guest runs.
 ///
 /// # Errors
 /// [`Error::Kvm`] on a kernel without `KVM_CAP_X86_MSR_FILTER` (before Linux 5.10).
@@ -32,9 +36,13 @@ pub fn hide(vm: &VmFd) -> Result<()> {
         msr_count: 1,
         bitmap: &[0],
     };
-    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &[range(EFER), range(LSTAR)])
+    let ranges = [range(EFER), range(LSTAR), range(CSTAR), range(SYSENTER_EIP)];
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges)
         .map_err(|source| Error::Kvm { operation: "KVM_X86_SET_MSR_FILTER", source })
 }
+
+/// Registers that lead to the kernel's entries.
+const ENTRIES: [u32; 3] = [LSTAR, CSTAR, SYSENTER_EIP];
 
 /// The hidden registers of one virtual CPU.
 #[derive(Debug, Default)]
@@ -43,8 +51,8 @@ pub struct Hidden {
     trapping: bool,
     /// What the guest has put into EFER. Beside the guest, nobody but a reset changes it.
     efer: Option<u64>,
-    /// Where LSTAR points for Sky, and what the guest has put there.
-    lstar: Option<(Gva, u64)>,
+    /// Where entries lead to for Sky, and what the guest has put there; as in [`ENTRIES`].
+    entries: [Option<(Gva, u64)>; ENTRIES.len()],
 }
 
 impl Hidden {
@@ -65,20 +73,22 @@ impl Hidden {
         Ok(())
     }
 
-    /// Points LSTAR to `target`, or back to where the guest has it; does nothing if it already does.
+    /// Points an entry's register to `target`, or back to where the guest has it; does nothing if it already does, or
+    /// if it is no register of an entry.
     ///
     /// # Errors
     /// [`Error::Kvm`].
-    pub fn set_lstar(&mut self, cpu: &mut dyn Cpu, target: Option<Gva>) -> Result<()> {
-        match (target, self.lstar) {
+    pub fn redirect(&mut self, cpu: &mut dyn Cpu, index: u32, target: Option<Gva>) -> Result<()> {
+        let Some(entry) = entry(index).map(|at| &mut self.entries[at]) else { return Ok(()) };
+        match (target, *entry) {
             (Some(target), None) => {
-                let guests = cpu.msr(LSTAR)?;
-                cpu.set_msr(LSTAR, target.0)?;
-                self.lstar = Some((target, guests));
+                let guests = cpu.msr(index)?;
+                cpu.set_msr(index, target.0)?;
+                *entry = Some((target, guests));
             }
             (None, Some((_, guests))) => {
-                cpu.set_msr(LSTAR, guests)?;
-                self.lstar = None;
+                cpu.set_msr(index, guests)?;
+                *entry = None;
             }
             _ => {}
         }
@@ -96,12 +106,17 @@ impl Hidden {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn read(&self, cpu: &mut dyn Cpu, index: u32) -> Option<Result<u64>> {
-        match (index, self.lstar, self.efer) {
-            (EFER, _, Some(efer)) if self.trapping => Some(cpu.msr(EFER).map(|real| real | (efer & SCE))),
-            (LSTAR, Some((_, guests)), _) => Some(Ok(guests)),
-            (EFER | LSTAR, ..) => Some(cpu.msr(index)),
-            _ => None,
+        if index == EFER {
+            let real = cpu.msr(EFER);
+            return Some(match self.efer {
+                Some(efer) if self.trapping => real.map(|real| real | (efer & SCE)),
+                _ => real,
+            });
         }
+        Some(match self.entries[entry(index)?] {
+            Some((_, guests)) => Ok(guests),
+            None => cpu.msr(index),
+        })
     }
 
     /// Carries out the guest's `wrmsr`; `None` for an MSR that is not hidden.
@@ -109,11 +124,11 @@ impl Hidden {
     /// # Errors
     /// [`Error::Kvm`] when KVM refuses the value: the guest gets a general-protection fault.
     pub fn write(&mut self, cpu: &mut dyn Cpu, index: u32, value: u64) -> Option<Result<()>> {
-        match index {
-            EFER => Some(self.write_efer(cpu, value)),
-            LSTAR => Some(self.write_lstar(cpu, value)),
-            _ => None,
+        if index == EFER {
+            return Some(self.write_efer(cpu, value));
         }
+        let entry = entry(index)?;
+        Some(self.write_entry(cpu, index, entry, value))
     }
 
     fn write_efer(&mut self, cpu: &mut dyn Cpu, value: u64) -> Result<()> {
@@ -123,16 +138,20 @@ impl Hidden {
         Ok(())
     }
 
-    fn write_lstar(&mut self, cpu: &mut dyn Cpu, value: u64) -> Result<()> {
+    fn write_entry(&mut self, cpu: &mut dyn Cpu, index: u32, entry: usize, value: u64) -> Result<()> {
         // KVM judges the value, too: it has to be canonical.
-        cpu.set_msr(LSTAR, value)?;
-        if let Some((target, guests)) = &mut self.lstar {
+        cpu.set_msr(index, value)?;
+        if let Some((target, guests)) = &mut self.entries[entry] {
             *guests = value;
             let target = *target;
-            cpu.set_msr(LSTAR, target.0)?;
+            cpu.set_msr(index, target.0)?;
         }
         Ok(())
     }
+}
+
+fn entry(index: u32) -> Option<usize> {
+    ENTRIES.iter().position(|&entry| entry == index)
 }
 
 #[cfg(test)]
@@ -175,13 +194,13 @@ mod tests {
     fn the_guest_sees_the_entry_that_it_set() {
         let (mut cpu, mut hidden) = (cpu(), Hidden::default());
         for _ in 0..2 {
-            hidden.set_lstar(&mut cpu, Some(Gva(0x5000))).unwrap();
+            hidden.redirect(&mut cpu, LSTAR, Some(Gva(0x5000))).unwrap();
             assert_eq!((cpu.msrs[&LSTAR], read(&hidden, &mut cpu, LSTAR)), (0x5000, 0x1000));
         }
         hidden.write(&mut cpu, LSTAR, 0x2000).unwrap().unwrap();
         assert_eq!((cpu.msrs[&LSTAR], read(&hidden, &mut cpu, LSTAR)), (0x5000, 0x2000));
         for _ in 0..2 {
-            hidden.set_lstar(&mut cpu, None).unwrap();
+            hidden.redirect(&mut cpu, LSTAR, None).unwrap();
             assert_eq!((cpu.msrs[&LSTAR], read(&hidden, &mut cpu, LSTAR)), (0x2000, 0x2000));
         }
         assert!(hidden.read(&mut cpu, 0x10).is_none() && hidden.write(&mut cpu, 0x10, 1).is_none());

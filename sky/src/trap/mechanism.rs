@@ -7,7 +7,7 @@ use kvm_bindings::kvm_regs;
 use crate::Result;
 use crate::guest::{Gva, View};
 use crate::trap::sites::Sites;
-use crate::trap::{Cpu, Engine};
+use crate::trap::{Compat, CompatEntry, Cpu, Engine};
 
 /// What a stop means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +20,8 @@ pub enum StopKind {
     Returned,
     /// Behind a write of CR3 whose value is in RDI.
     SwitchedSpace,
+    /// The first instruction of a 32-bit call of a process that may be monitored.
+    Compat(CompatEntry),
 }
 
 /// How the guest goes on behind a site as though it had not been stopped.
@@ -120,9 +122,20 @@ pub trait Mechanism: Send + Sync + fmt::Debug {
     /// Whether the guest goes on by itself behind a site whose instruction does nothing.
     fn passes_nops(&self) -> bool;
 
+    /// Whether a virtual CPU that stands at `rip` is in text of ours.
+    fn in_text(&self, rip: u64) -> bool {
+        let _ = rip;
+        false
+    }
+
     /// Whether a virtual CPU that stands at `rip` is at a stop, or on its way to one through text of ours.
     fn contains(&self, rip: u64) -> bool {
-        self.site(rip).is_some()
+        self.in_text(rip) || self.site(rip).is_some()
+    }
+
+    /// The stops at 32-bit entries, if there are any.
+    fn compat(&self) -> Option<&Compat> {
+        None
     }
 
     /// Gives the guest a debug exception back that was not about one of our sites.

@@ -13,6 +13,7 @@
 //! happens at each stop. There are two mechanisms, [`PortTraps`] and [`DebugTraps`], and two [`Engine`]s; they differ in
 //! cost and in what the guest could see, not in what comes out.
 
+mod compat;
 mod cpu;
 mod debug;
 mod detour;
@@ -25,10 +26,11 @@ pub mod sites;
 
 use serde::{Deserialize, Serialize};
 
+pub use compat::{Compat, CompatEntry};
 pub use cpu::{Cpu, KvmCpu};
 pub use debug::DebugTraps;
 pub use detour::Detour;
-pub use hidden::{EFER, Hidden, LSTAR, hide};
+pub use hidden::{CSTAR, EFER, Hidden, LSTAR, SYSENTER_EIP, hide};
 pub use mechanism::{Mechanism, Plan, Site, Skip, StopKind, Watch, Ways};
 pub use port::PortTraps;
 pub use rendezvous::Kick;

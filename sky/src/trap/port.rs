@@ -9,12 +9,13 @@
 //! [`Detour`](crate::trap::detour::Detour) that only monitored ones enter.
 
 use kvm_bindings::kvm_regs;
+use tracing::info;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest::{Gpa, Gva, View};
 use crate::trap::detour::Detour;
 use crate::trap::mechanism::{Plan, Watch, Ways};
-use crate::trap::{Cpu, Engine, Mechanism, Site, Skip, StopKind};
+use crate::trap::{Compat, Cpu, Engine, Mechanism, Site, Skip, StopKind};
 use crate::{Error, Result};
 
 const OUT_IMM8_AL: u8 = 0xe6;
@@ -42,6 +43,7 @@ pub struct PortTraps {
     late: Option<Patch>,
     patches: Vec<Patch>,
     detour: Detour,
+    compat: Option<Compat>,
     stops: [Site; 2],
     ways: Ways,
     engine: Engine,
@@ -62,9 +64,13 @@ impl PortTraps {
             Engine::Sce => Some(patch(view, &sites.invalid_opcode)?),
             Engine::Entry => None,
         };
+        let compat = Compat::plan(view, sites, plan.engine, detour.behind(), port)
+            .inspect_err(|error| info!(%error, "32-bit calls are not counted"))
+            .ok();
         Ok(Self {
             port,
             late,
+            compat,
             patches: sites.switches.iter().map(|site| patch(view, site)).collect::<Result<_>>()?,
             stops: [stop(detour.enter, StopKind::Entered), stop(detour.returned, StopKind::Returned)],
             ways: Ways { followed: detour.path, passed: sites.entered.at, again: detour.dispatch },
@@ -86,6 +92,7 @@ impl PortTraps {
 
     fn set(&self, view: &View<'_>) -> Result<()> {
         self.detour.install(view)?;
+        self.compat.iter().try_for_each(|compat| compat.install(view))?;
         self.patches.iter().chain(&self.late).try_for_each(|patch| {
             let mut bytes = [NOP; MAX_LENGTH];
             bytes[..OUT_LENGTH].copy_from_slice(&[OUT_IMM8_AL, self.port]);
@@ -127,11 +134,13 @@ impl Mechanism for PortTraps {
     }
 
     fn remove(&self, view: &View<'_>) -> Result<()> {
+        self.compat.iter().try_for_each(|compat| compat.remove(view))?;
         self.patches.iter().try_for_each(|patch| Self::restore(view, patch))
     }
 
     fn clear(&self, view: &View<'_>) -> Result<()> {
         self.late.iter().try_for_each(|patch| Self::restore(view, patch))?;
+        self.compat.iter().try_for_each(|compat| compat.clear(view))?;
         self.detour.remove(view)
     }
 
@@ -145,7 +154,8 @@ impl Mechanism for PortTraps {
 
     fn site(&self, rip: u64) -> Option<Site> {
         let patched = self.patches.iter().chain(&self.late).map(|patch| &patch.site);
-        self.stops.iter().chain(patched).find(|site| site.at.0 == rip).copied()
+        let compat = self.compat.iter().flat_map(Compat::stops);
+        self.stops.iter().chain(patched).chain(compat).find(|site| site.at.0 == rip).copied()
     }
 
     fn resume(&self, view: &View<'_>, site: &Site, regs: &mut kvm_regs) -> Result<()> {
@@ -169,8 +179,12 @@ impl Mechanism for PortTraps {
         true
     }
 
-    fn contains(&self, rip: u64) -> bool {
-        self.detour.contains(rip) || self.site(rip).is_some()
+    fn in_text(&self, rip: u64) -> bool {
+        self.detour.contains(rip) || self.compat.as_ref().is_some_and(|compat| compat.contains(rip))
+    }
+
+    fn compat(&self) -> Option<&Compat> {
+        self.compat.as_ref()
     }
 
     fn redirect(&self, view: &View<'_>, slot: Gva, stopped: bool) -> Result<bool> {

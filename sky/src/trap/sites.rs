@@ -47,6 +47,8 @@ pub struct Anchors {
     pub lstar: Gva,
     /// SYSCALL entry of 32-bit code.
     pub cstar: Gva,
+    /// SYSENTER's entry; 0 on a CPU that has none.
+    pub sysenter: Gva,
 }
 
 /// Everything that was found.
@@ -64,6 +66,14 @@ pub struct Sites {
     pub iret_path: Gva,
     /// Offset, from the per-CPU base, of the top of the current thread's kernel stack.
     pub stack_top: u64,
+    /// Offset, from the per-CPU base, of the word in which the entry path keeps the user's RSP: `sp2` of the TSS.
+    pub user_rsp: Option<u64>,
+    /// Gate 0x80, and where it leads to.
+    pub int80: Option<(Gva, Gva)>,
+    /// Where SYSENTER leads to.
+    pub sysenter: Option<Gva>,
+    /// Where SYSCALL of 32-bit code leads to.
+    pub compat_syscall: Option<Gva>,
     /// Behind the writes of CR3 that may switch processes.
     pub switches: Vec<Site>,
     /// The instructions from LSTAR to the dispatcher's call, in the order in which they run, without jumps and NOPs.
@@ -101,6 +111,10 @@ impl Sites {
             dispatch: path.dispatch,
             iret_path: path.iret_path,
             stack_top: path.stack_top,
+            user_rsp: path.user_rsp,
+            int80: gate(view, anchors.idt, 0x80)?.filter(|(_, handler)| handler.is_kernel()),
+            sysenter: Some(anchors.sysenter).filter(|entry| entry.is_kernel()),
+            compat_syscall: Some(anchors.cstar).filter(|entry| entry.is_kernel()),
             switches: switches(view, image)?,
             entry_path: path.steps,
             transit,
@@ -147,15 +161,18 @@ fn decode(view: &View<'_>, at: Gva, site: &'static str) -> Result<Instruction> {
     decode_bytes(view, at, site).map(|(instruction, _)| instruction)
 }
 
+/// Where an IDT gate lies and where it leads to; none if it is not present (SDM vol. 3, 7.14.1).
+fn gate(view: &View<'_>, idt: Gva, vector: u64) -> Result<Option<(Gva, Gva)>> {
+    const PRESENT: u64 = 1 << 47;
+    let at = idt.offset(vector * 16);
+    let (low, high) = (view.read_u64(at)?, view.read_u64(at.offset(8))?);
+    let handler = Gva((low & 0xffff) | ((low >> 48) << 16) | (high << 32));
+    Ok((low & PRESENT != 0).then_some((at, handler)))
+}
+
 fn invalid_opcode(view: &View<'_>, idt: Gva) -> Result<Site> {
     const SITE: &str = "the handler for invalid opcodes";
-    const VECTOR: u64 = 6;
-    let low = view.read_u64(idt.offset(VECTOR * 16))?;
-    let high = view.read_u64(idt.offset(VECTOR * 16 + 8))?;
-    if low >> 47 & 1 == 0 {
-        return Err(not_found(SITE, "IDT gate 6 is not present"));
-    }
-    let mut at = Gva((low & 0xffff) | ((low >> 48) << 16) | (high << 32));
+    let (_, mut at) = gate(view, idt, 6)?.ok_or_else(|| not_found(SITE, "IDT gate 6 is not present"))?;
     for _ in 0..MAX_PROLOGUE {
         let instruction = decode(view, at, SITE)?;
         let length = u8::try_from(instruction.len()).unwrap_or(0);
@@ -187,6 +204,7 @@ struct SyscallPath {
     dispatch: Gva,
     iret_path: Gva,
     stack_top: u64,
+    user_rsp: Option<u64>,
     steps: Vec<Step>,
     transit: RangeInclusive<u64>,
 }
@@ -195,6 +213,7 @@ fn syscall_path(view: &View<'_>, lstar: Gva) -> Result<SyscallPath> {
     const SITE: &str = "the return of the system-call dispatcher";
     let mut at = lstar;
     let mut stack_top = None;
+    let mut user_rsp = None;
     // Of the last call: where it stands, where it returns to, and how many steps lead there.
     let mut call: Option<(Gva, Gva, usize)> = None;
     let mut iret_path = None;
@@ -219,6 +238,9 @@ fn syscall_path(view: &View<'_>, lstar: Gva) -> Result<SyscallPath> {
             _ if loads_stack_from_gs(&instruction) && stack_top.is_none() => {
                 stack_top = Some(instruction.memory_displacement64());
             }
+            _ if stores_stack_to_gs(&instruction) && user_rsp.is_none() => {
+                user_rsp = Some(instruction.memory_displacement64());
+            }
             _ if instruction.mnemonic() == Mnemonic::Pop && instruction.op0_register() == Register::R15 => {
                 let found = call.zip(iret_path).zip(stack_top);
                 let (((dispatch, returned, length), iret_path), stack_top) = found.ok_or_else(|| {
@@ -230,6 +252,7 @@ fn syscall_path(view: &View<'_>, lstar: Gva) -> Result<SyscallPath> {
                     dispatch,
                     iret_path,
                     stack_top,
+                    user_rsp,
                     steps,
                     transit: transit_path(view, lstar)?,
                 });
@@ -265,9 +288,20 @@ fn transit_path(view: &View<'_>, entry: Gva) -> Result<RangeInclusive<u64>> {
 
 /// `mov rsp, gs:[offset]`, absolute or relative to RIP.
 fn loads_stack_from_gs(instruction: &Instruction) -> bool {
-    instruction.mnemonic() == Mnemonic::Mov
-        && instruction.op0_register() == Register::RSP
+    instruction.op0_register() == Register::RSP
         && instruction.op1_kind() == OpKind::Memory
+        && moves_by_gs(instruction)
+}
+
+/// `mov gs:[offset], rsp`, absolute or relative to RIP.
+fn stores_stack_to_gs(instruction: &Instruction) -> bool {
+    instruction.op0_kind() == OpKind::Memory
+        && instruction.op1_register() == Register::RSP
+        && moves_by_gs(instruction)
+}
+
+fn moves_by_gs(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Mov
         && instruction.memory_segment() == Register::GS
         && matches!(instruction.memory_base(), Register::None | Register::RIP)
 }

@@ -16,13 +16,12 @@ use crate::sky::{Done, Machine, Sky};
 use crate::trap::detour::{isolated, kernels_half};
 use crate::trap::mechanism::Plan;
 use crate::trap::sites::{Anchors, Sites};
-use crate::trap::{Cpu, DebugTraps, Engine, LSTAR, Mechanism, PortTraps};
+use crate::trap::{CSTAR, Cpu, DebugTraps, Engine, LSTAR, Mechanism, PortTraps, SYSENTER_EIP};
 use crate::{Error, Result};
 
 /// Model-specific registers that describe the system-call entry (SDM vol. 4, 2.1).
 pub(super) mod msr {
     pub(in crate::trap::engine) const STAR: u32 = 0xc000_0081;
-    pub(in crate::trap::engine) const CSTAR: u32 = 0xc000_0083;
     pub(in crate::trap::engine) const FMASK: u32 = 0xc000_0084;
     pub(in crate::trap::engine) const GS_BASE: u32 = 0xc000_0101;
     pub(in crate::trap::engine) const KERNEL_GS_BASE: u32 = 0xc000_0102;
@@ -124,7 +123,12 @@ fn arm(sky: &Sky, machine: &Machine, cpu: &mut dyn Cpu) -> Result<Armed> {
     let memory = machine.memory.clone();
     let view = kernels_half(View::new(&memory, sregs.cr3, five_level), Gva(entry.lstar));
     let image = KernelImage::around(&view, Gva(entry.lstar))?;
-    let anchors = Anchors { idt: Gva(sregs.idt.base), lstar: Gva(entry.lstar), cstar: Gva(entry.cstar) };
+    let anchors = Anchors {
+        idt: Gva(sregs.idt.base),
+        lstar: Gva(entry.lstar),
+        cstar: Gva(entry.cstar),
+        sysenter: Gva(cpu.msr(SYSENTER_EIP)?),
+    };
     let sites = Sites::find(&view, &image, anchors)?;
     let iretq = iretq(&view, &image, Gva(entry.lstar))?;
     let linux = Linux::new(&image.btf(&view)?)?;
@@ -209,7 +213,7 @@ fn entry(cpu: &mut dyn Cpu) -> Result<Entry> {
     let user_cs32 = (cpu.msr(msr::STAR)? >> 48) | 3;
     Ok(Entry {
         lstar: cpu.msr(LSTAR)?,
-        cstar: cpu.msr(msr::CSTAR)?,
+        cstar: cpu.msr(CSTAR)?,
         fmask: cpu.msr(msr::FMASK)?,
         user_cs64: (user_cs32 + 16) & 0xffff,
         user_cs32,

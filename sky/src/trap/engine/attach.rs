@@ -103,7 +103,8 @@ impl Vcpu {
 
 /// Whether a virtual CPU stands where a thread's registers are neither the user's nor saved.
 fn in_transit(armed: &Armed, machine: &Machine) -> bool {
-    machine.positions().iter().any(|position| !position.user && armed.sites.in_transit(position.rip))
+    let in_transit = |rip| armed.sites.in_transit(rip) || armed.mechanism.in_text(rip);
+    machine.positions().iter().any(|position| !position.user && in_transit(position.rip))
 }
 
 /// The tasks that run in user mode now: what lies on their kernel stacks is old.

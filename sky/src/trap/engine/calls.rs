@@ -15,7 +15,7 @@ use crate::observer::{Call, CallId, Inquiry};
 use crate::process::{Pending, Space};
 use crate::syscall::{Outcome, RawCall};
 use crate::trap::engine::arm::msr;
-use crate::trap::{Cpu, Engine, Site, Watch};
+use crate::trap::{CompatEntry, Cpu, Engine, Site, Watch};
 use crate::{Error, Result};
 
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -69,14 +69,45 @@ impl Vcpu {
         regs.rflags = (frame.rflags & !(armed.entry.fmask | RF)) | 2;
         regs.rsp = frame.rsp;
         if entry != armed.entry.lstar {
-            // 32-bit calls have numbers of their own and pass through.
-            let mut state = armed.lock();
-            state.counts.stops.calls += 1;
-            state.counts.compat += 1;
             regs.rip = entry;
-            return Ok(());
+            return self.compat(armed, cpu, CompatEntry::Syscall);
         }
         self.called(armed, &view, cpu, regs)
+    }
+
+    /// A 32-bit call, which passes through: it has a number of its own, and is only counted.
+    pub(super) fn compat(&mut self, armed: &Armed, cpu: &mut dyn Cpu, entry: CompatEntry) -> Result<()> {
+        armed.lock().counts.stops.compat += 1;
+        let space = self.whose(armed, &armed.view(self.cr3), cpu)?;
+        if space == Space::Monitored {
+            armed.lock().counts.compat.add(entry);
+        }
+        Ok(())
+    }
+
+    /// Whose call a stop is about: looks at the process if it is new here, and leaves it alone if nobody wants it.
+    fn whose(&mut self, armed: &Armed, view: &View<'_>, cpu: &mut dyn Cpu) -> Result<Space> {
+        if self.per_cpu.is_none() {
+            // Before `swapgs` the kernel's GS is put aside.
+            self.per_cpu = Some(Gva(cpu.msr(msr::KERNEL_GS_BASE)?)).filter(|base| base.is_kernel());
+        }
+        if self.space == Space::New {
+            // Another thread of it may have been here.
+            self.space = armed.lock().space(self.ctx_id);
+        }
+        if self.space == Space::New {
+            let identified = self.identify(armed, view);
+            // Unwatched, every call of it goes well.
+            self.space = *identified.as_ref().unwrap_or(&Space::Bystander);
+            if self.space == Space::Bystander {
+                self.leave_alone(armed, cpu)?;
+            }
+            return identified;
+        }
+        if self.space == Space::Bystander && self.watch == Watch::Calls {
+            self.leave_alone(armed, cpu)?;
+        }
+        Ok(self.space)
     }
 
     fn genuine(&self, armed: &Armed, view: &View<'_>, site: &Site, regs: &mut kvm_regs) -> Result<()> {
@@ -99,9 +130,12 @@ impl Vcpu {
         let ways = armed.mechanism.ways();
         // Whatever goes wrong from here on, the call is made.
         regs.rip = ways.passed.0;
-        if self.per_cpu.is_none() {
-            // Before `swapgs` the kernel's GS is put aside.
-            self.per_cpu = Some(Gva(cpu.msr(msr::KERNEL_GS_BASE)?)).filter(|base| base.is_kernel());
+        if self.space != Space::Monitored {
+            let space = self.whose(armed, view, cpu);
+            if !matches!(space, Ok(Space::Monitored)) {
+                armed.lock().counts.stops.calls += 1;
+                return space.map(drop);
+            }
         }
         let call = RawCall {
             // The kernel takes an int.
@@ -110,26 +144,6 @@ impl Vcpu {
         };
         let mut state = armed.lock();
         state.counts.stops.calls += 1;
-        if self.space == Space::New {
-            // Another thread of it may have been here.
-            self.space = state.space(self.ctx_id);
-        }
-        if self.space == Space::New {
-            drop(state);
-            let identified = self.identify(armed, view);
-            // Unwatched, every call of it goes well.
-            self.space = *identified.as_ref().unwrap_or(&Space::Bystander);
-            if self.space == Space::Bystander {
-                self.leave_alone(armed, cpu)?;
-            }
-            identified?;
-            state = armed.lock();
-        }
-        if self.space != Space::Monitored {
-            drop(state);
-            return if self.watch == Watch::Calls { self.leave_alone(armed, cpu) } else { Ok(()) };
-        }
-
         state.counts.entered(call.number);
         let interested = armed.interest.observers(call.number);
         let family = makes_children(call.number) && !state.families.is_empty();

@@ -2,7 +2,7 @@
 
 use super::asking::InsightCounts;
 use crate::Error;
-use crate::report::{CallCount, Report, Stops};
+use crate::report::{CallCount, CompatCalls, Report, Stops};
 
 /// Numbers of system calls that are counted one by one.
 const NUMBERED: usize = 512;
@@ -19,8 +19,7 @@ pub(crate) struct Counts {
     pub(super) attached: u64,
     /// Calls on their way when their process was left alone.
     pub(super) detached: u64,
-    /// 32-bit calls.
-    pub(super) compat: u64,
+    pub(super) compat: CompatCalls,
     /// Calls whose instruction was gone when it was looked at, and that were made again.
     pub(super) refetched: u64,
     pub(super) insight: InsightCounts,
@@ -38,7 +37,7 @@ impl Default for Counts {
             identified: 0,
             attached: 0,
             detached: 0,
-            compat: 0,
+            compat: CompatCalls::default(),
             refetched: 0,
             insight: InsightCounts::default(),
             processes: Vec::new(),

@@ -18,7 +18,7 @@ use super::armed::Armed;
 use super::frames::{PtRegs, RF};
 use crate::observer::Observer;
 use crate::trap::cpu::mock::MockCpu;
-use crate::trap::{EFER, LSTAR as LSTAR_MSR};
+use crate::trap::{CSTAR as CSTAR_MSR, CompatEntry, EFER, LSTAR as LSTAR_MSR, SYSENTER_EIP};
 use crate::{Config, Report};
 
 pub(super) use cpu::{FakeCpu, Ran};
@@ -116,7 +116,8 @@ impl Fake {
                 (EFER, 0xd01),
                 (msr::STAR, 0x0023_0010 << 32),
                 (LSTAR_MSR, LSTAR),
-                (msr::CSTAR, LSTAR + 0x800),
+                (CSTAR_MSR, CSTAR),
+                (SYSENTER_EIP, SYSENTER),
                 (msr::FMASK, FMASK),
             ]);
             fake.kernel.word(per_cpu(index) + CURRENT, object(INIT));
@@ -307,6 +308,28 @@ impl Fake {
             assert_eq!(regs.rdi, self.saved(cpu), "the dispatcher's first argument");
             assert_eq!((regs.rsi, self.get(cpu, 0x78)), (regs.rax, regs.rax), "its second");
         }
+        ran
+    }
+
+    /// The thread on `cpu` makes a 32-bit call, to the guest's own entry.
+    pub(super) fn compat_call(&mut self, cpu: usize, entry: CompatEntry) -> Ran {
+        self.before_run();
+        let gate = [6, 4, 2, 0].map(|byte| self.kernel.get(IDT + 0x800 + byte) & 0xffff);
+        let fake = &mut self.cpus[cpu];
+        let msr = |index| fake.mock.msrs[&index];
+        let rip = match entry {
+            CompatEntry::Int80 => gate[3] | gate[0] << 16 | self.kernel.get(IDT + 0x808) << 32,
+            CompatEntry::Sysenter => msr(SYSENTER_EIP),
+            CompatEntry::Syscall => msr(CSTAR_MSR),
+        };
+        let user = self.tasks[fake.thread].user;
+        let rsp = if entry == CompatEntry::Syscall { user.rsp } else { entry_stack(cpu) };
+        fake.mock.sregs.cs.selector = 0x10;
+        fake.mock.regs = kvm_regs { rip, rsp, rflags: 0x246, ..user };
+        let ran = fake.run(&self.kernel, PORT);
+        assert_eq!((fake.mock.regs.rsp, fake.mock.msrs[&msr::GS_BASE]), (rsp, 0), "as it came");
+        fake.mock.regs = user;
+        fake.set_mode(true, per_cpu(cpu));
         ran
     }
 

@@ -87,6 +87,7 @@ impl Vcpu {
         self.per_cpu = per_cpu(cpu, user)?;
         self.stack_top = None;
         self.ctx_ids = Default::default();
+        self.flag = None;
         self.cr3 = sregs.cr3;
         if armed.isolated {
             self.cr3 &= !(USER_DIRECTORY | USER_PCID);

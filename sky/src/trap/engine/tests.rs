@@ -5,6 +5,7 @@ use sky_devices::io_class::IoClass;
 
 use super::fake::*;
 use super::frames::RF;
+use crate::Sky;
 use crate::trap::EFER;
 
 mod asking;
@@ -300,6 +301,47 @@ fn a_child_of_vfork_does_not_end_its_parent() {
         fake.cpus[0].vcpu.sweep();
         let report = fake.report();
         assert_eq!((fake.watches(0), report.outstanding, report.unreturned), (false, 0, 1));
+    });
+}
+
+#[test]
+fn calls_of_32_bit_code_stop_for_monitored_processes_only() {
+    use crate::trap::CompatEntry::{Int80, Syscall, Sysenter};
+    everywhere(|fake| {
+        let port = fake.report().mechanism == "port";
+        let entry = fake.report().engine == "entry";
+        for slot in [WRITER, OTHER] {
+            fake.switch(0, slot);
+            // The first one tells whose they are.
+            fake.compat_call(0, Int80);
+            let stops = fake.cpus[0].stops;
+            for (way, times) in [(Int80, 3), (Sysenter, 2), (Syscall, 4)] {
+                for _ in 0..times {
+                    assert_eq!(fake.compat_call(0, way), Ran::Compat);
+                }
+            }
+            let stopped = match (slot, port) {
+                (WRITER, true) => 5 + if entry { 4 } else { 0 },
+                _ => 0,
+            };
+            assert_eq!(fake.cpus[0].stops - stops, stopped);
+        }
+        let seen = fake.report().compat_calls;
+        let expected = if port { (4, 2, if entry { 4 } else { 0 }) } else { (0, 0, 0) };
+        assert_eq!((seen.int80, seen.sysenter, seen.syscall), expected);
+        if port {
+            assert_eq!((fake.report().processes.len(), fake.report().identified), (1, 1));
+        }
+        let FakeCpu { mock, vcpu, .. } = &mut fake.cpus[0];
+        for (index, own) in [(crate::trap::CSTAR, CSTAR), (crate::trap::SYSENTER_EIP, SYSENTER)] {
+            assert_eq!(vcpu.rdmsr(mock, index).unwrap().unwrap(), own, "the guest sees its own");
+        }
+        fake.ask(Sky::detach).unwrap();
+        let mock = &fake.cpus[0].mock;
+        assert_eq!(mock.msrs[&crate::trap::CSTAR], CSTAR);
+        assert_eq!(mock.msrs[&crate::trap::SYSENTER_EIP], SYSENTER);
+        assert_eq!(fake.kernel.bytes(PADDING, 0x3000), [0xcc; 0x3000]);
+        assert_eq!(fake.compat_call(0, Int80), Ran::Compat);
     });
 }
 

@@ -40,6 +40,10 @@ fn sites() -> Sites {
         dispatch: Gva(ENTRY + 3),
         iret_path: Gva(ENTRY + 0x100),
         stack_top: 0,
+        user_rsp: None,
+        int80: None,
+        sysenter: None,
+        compat_syscall: None,
         switches: vec![site(SWITCH, 3, StopKind::SwitchedSpace, Skip::Nop)],
         entry_path: vec![
             step(ENTRY, &[0x0f, 0x01, 0xf8], None),

@@ -39,7 +39,11 @@ fn gate(memory: &GuestMemoryMmap, text: &[u8]) {
 fn find(memory: &GuestMemoryMmap) -> Result<Sites> {
     let view = View::new(memory, 0x1000, false);
     let image = KernelImage::around(&view, Gva(LSTAR))?;
-    Sites::find(&view, &image, Anchors { idt: Gva(IDT), lstar: Gva(LSTAR), cstar: Gva(CSTAR) })
+    Sites::find(
+        &view,
+        &image,
+        Anchors { idt: Gva(IDT), lstar: Gva(LSTAR), cstar: Gva(CSTAR), sysenter: Gva(0) },
+    )
 }
 
 /// Where process switches are stopped.

@@ -6,7 +6,7 @@ use kvm_bindings::{kvm_debug_exit_arch, kvm_regs};
 use super::super::Vcpu;
 use super::super::arm::msr;
 use super::super::frames::RF;
-use super::kernel::{DISPATCHER, GATE, Kernel, SWITCH};
+use super::kernel::{CSTAR, DISPATCHER, GATE, INT80, Kernel, SWITCH, SYSENTER};
 use crate::trap::EFER;
 use crate::trap::cpu::mock::MockCpu;
 
@@ -23,6 +23,8 @@ pub(in crate::trap::engine) enum Ran {
     Fault,
     /// Behind the NOP behind the write of CR3.
     Switched,
+    /// The kernel's own entry for a 32-bit call.
+    Compat,
 }
 
 pub(in crate::trap::engine) struct FakeCpu {
@@ -54,6 +56,7 @@ impl FakeCpu {
                 DISPATCHER => return Ran::Dispatcher,
                 _ if rip == GATE + 3 => return Ran::Fault,
                 _ if rip == SWITCH + 3 => return Ran::Switched,
+                INT80 | SYSENTER | CSTAR => return Ran::Compat,
                 _ => {}
             }
             let bytes = kernel.bytes(rip, 15);
@@ -102,7 +105,25 @@ impl FakeCpu {
                     regs.rip = instruction.near_branch64();
                 }
             }
-            Code::Jmp_rel8_64 => regs.rip = instruction.near_branch64(),
+            Code::Cmp_rm32_imm8 => {
+                let value = load(kernel, regs, gs, instruction, 0) & 0xffff_ffff;
+                let equal = value == instruction.immediate(1);
+                regs.rflags = regs.rflags & !ZF | if equal { ZF } else { 0 };
+            }
+            Code::Jne_rel8_64 => {
+                if regs.rflags & ZF == 0 {
+                    regs.rip = instruction.near_branch64();
+                }
+            }
+            Code::Pushfq => {
+                regs.rsp -= 8;
+                kernel.word(regs.rsp, regs.rflags);
+            }
+            Code::Popfq => {
+                regs.rflags = kernel.get(regs.rsp);
+                regs.rsp += 8;
+            }
+            Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => regs.rip = instruction.near_branch64(),
             Code::Call_rel32_64 => {
                 regs.rsp -= 8;
                 kernel.word(regs.rsp, regs.rip);

@@ -10,6 +10,10 @@ use crate::guest::btf::builder::Builder;
 pub(in crate::trap::engine) const BASE: u64 = 0xffff_ffff_8100_0000;
 pub(in crate::trap::engine) const LSTAR: u64 = BASE + 0x1_0000;
 pub(in crate::trap::engine) const IRET: u64 = LSTAR + 0x200;
+/// The entries of 32-bit code.
+pub(in crate::trap::engine) const CSTAR: u64 = LSTAR + 0x800;
+pub(in crate::trap::engine) const SYSENTER: u64 = LSTAR + 0x900;
+pub(in crate::trap::engine) const INT80: u64 = LSTAR + 0xa00;
 pub(in crate::trap::engine) const PADDING: u64 = BASE + 0x1_1000;
 pub(in crate::trap::engine) const GATE: u64 = BASE + 0x2_0000;
 pub(in crate::trap::engine) const IDT: u64 = BASE + 0x3_0000;
@@ -144,8 +148,11 @@ impl Kernel {
         self.put(PADDING, &[0xcc; 0x3000]);
         self.put(GATE, &[0x0f, 0x01, 0xca]);
         self.put(SWITCH - 8, &[0x48, 0x0f, 0xba, 0xef, 0x3f, 0x0f, 0x22, 0xdf, 0x0f, 0x1f, 0x00]);
-        self.word(IDT + 96, (GATE & 0xffff) | (0x8e << 40) | (((GATE >> 16) & 0xffff) << 48));
-        self.word(IDT + 104, GATE >> 32);
+        for (vector, handler, kind) in [(6, GATE, 0x8e), (0x80, INT80, 0xee)] {
+            let gate = IDT + vector * 16;
+            self.word(gate, (handler & 0xffff) | (kind << 40) | (((handler >> 16) & 0xffff) << 48));
+            self.word(gate + 8, handler >> 32);
+        }
     }
 
     /// Lays down a task and all that hangs on it; file 3 is `/a.bin`, 12 KiB long, at position 8 KiB.
