@@ -110,6 +110,7 @@ pub fn prepare() -> Result<()> {
     packages::rootfs()?;
     programs::sky_vmm()?;
     programs::insight_probe()?;
+    programs::hints()?;
     Program::GUEST.iter().try_for_each(|program| program.path().map(drop))
 }
 

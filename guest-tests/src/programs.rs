@@ -31,17 +31,20 @@ pub enum Program {
     InsightTarget,
     /// Makes system calls of every kind at once, checks and counts them.
     Torture,
+    /// Makes calls as 32-bit code does.
+    Compat,
 }
 
 impl Program {
     /// Those that guests run.
-    pub const GUEST: [Program; 6] = [
+    pub const GUEST: [Program; 7] = [
         Program::Writer,
         Program::Bystander,
         Program::GetpidLoop,
         Program::Ud2,
         Program::InsightTarget,
         Program::Torture,
+        Program::Compat,
     ];
 
     /// The program's file name.
@@ -54,6 +57,7 @@ impl Program {
             Program::Ud2 => "ud2",
             Program::InsightTarget => "insight-target",
             Program::Torture => "torture",
+            Program::Compat => "compat",
         }
     }
 

@@ -421,6 +421,36 @@ fn insight_calls(setup: &Setup) {
     assert!(report["insight"]["made"].as_u64() > Some(CALLS * 2 * 10));
 }
 
+/// Calls of 32-bit code are counted for the processes that are watched, and nobody else's stop.
+#[test]
+fn calls_of_32_bit_code_are_counted() {
+    const SCRIPT: &str = "mount -t tmpfs tmpfs /tmp
+        compat elf /tmp/watched32; cp /tmp/watched32 /tmp/other32; cp /bin/compat /tmp/other
+        /tmp/watched32; echo WATCHED=$?; /tmp/other32; echo OTHER=$?
+        compat int80 70; echo INT80=$?; /tmp/other int80 70; echo OTHER_INT80=$?";
+    e2e("calls_of_32_bit_code_are_counted", || {
+        let rules = "[[process]]\nexecutable = 'watched32'\n[[process]]\nexecutable = 'compat'";
+        for (flavour, engine, cmdline) in [
+            (Flavour::Cloud61, "sce", "pti=on"),
+            (Flavour::Cloud612, "entry", "pti=on"),
+            (Flavour::Cloud61, "entry", ""),
+        ] {
+            let setup = Setup { cmdline, ..Setup::new(flavour, 1, engine, "port") };
+            let watched = watch(&setup, rules, SCRIPT, false);
+            for key in ["WATCHED", "OTHER", "INT80", "OTHER_INT80"] {
+                assert_eq!(watched.finished.marker(key).unwrap(), "0", "{key}\n{}", watched.finished.serial);
+            }
+            let calls = &watched.report["compat_calls"];
+            assert_eq!(calls["int80"], 51 + 70, "{setup:?} {calls}");
+            // The lab's processor is AMD's, where the vDSO prefers SYSCALL. Intel's would use SYSENTER.
+            let recommended = calls["syscall"].as_u64().unwrap() + calls["sysenter"].as_u64().unwrap();
+            assert_eq!(recommended, 100, "{setup:?} {calls}");
+            let stops = watched.report["stops"]["compat"].as_u64().unwrap();
+            assert!((221..=225).contains(&stops), "one more for each process that is new: {stops}");
+        }
+    });
+}
+
 /// What programs say of their data arrives with their calls: one that was made for it, and two that were not.
 #[test]
 fn hints_arrive_with_the_calls() {
@@ -432,9 +462,9 @@ fn hints_arrive_with_the_calls() {
         let script = format!(
             "ROOTFS=/dev/vda\n{MOUNT_ROOTFS}mount -t ext4 /dev/vdb /mnt; cp /mnt/libiwrite.so /mnt/every_call /root-fs/tmp/
             inside /tmp/every_call /tmp/every; echo EVERY=$?
-            hinted() {{ inside env LD_PRELOAD=/tmp/libiwrite.so 'IWRITE_RULES=*.db=3:/tmp/log*=7' \"$@\"; }}
+            hinted() {{ inside /usr/bin/env LD_PRELOAD=/tmp/libiwrite.so 'IWRITE_RULES=*.db=3:/tmp/log*=7' \"$@\"; }}
             hinted sqlite3 /tmp/x.db 'create table t(n); insert into t values(20),(22);'; echo SQLITE=$?
-            hinted dd if=/dev/zero of=/tmp/log bs=4096 count=5; echo DD=$?"
+            hinted /bin/dd if=/dev/zero of=/tmp/log bs=4096 count=5; echo DD=$?"
         );
         let rules =
             ["every_call", "sqlite3", "dd"].map(|name| format!("[[process]]\nexecutable = '{name}'\n"));
@@ -444,6 +474,7 @@ fn hints_arrive_with_the_calls() {
             for key in ["EVERY", "SQLITE", "DD"] {
                 assert_eq!(watched.finished.marker(key).unwrap(), "0", "{key}\n{}", watched.finished.serial);
             }
+
             check_hints(&watched.trace);
         }
     });

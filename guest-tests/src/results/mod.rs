@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::paths;
+use crate::{paths, progress};
 
 pub use setting::Setting;
 pub use table::table;
@@ -102,7 +102,8 @@ impl Benchmark {
     /// Measures everything, each part where it can be measured.
     pub fn run(&self) -> Result<Figures> {
         let mut figures = Figures::new();
-        for part in self.parts {
+        for (at, part) in self.parts.iter().enumerate() {
+            progress::note(&format!("measuring {} ({} of {})", part.name, at + 1, self.parts.len()));
             figures.extend(setting::measure(self.name, part)?);
         }
         Ok(figures)

@@ -19,6 +19,10 @@ const fn metric(key: &'static str, reference: Option<f64>, goal: Option<f64>) ->
     Metric { key, unit: "", reference, goal }
 }
 
+const fn part(name: &'static str, measure: fn() -> Result<Figures>) -> Part {
+    Part { name, setting: Setting::InstructionCount, measure }
+}
+
 pub(super) const TRAPS: Benchmark = Benchmark {
     name: "traps",
     about: "exits and instructions of trapped calls, process switches and insight-calls",
@@ -36,7 +40,13 @@ pub(super) const TRAPS: Benchmark = Benchmark {
         metric("insight.instructions", None, None),
         metric("floor.instructions_per_exit", None, None),
     ],
-    parts: &[Part { name: "calls", setting: Setting::InstructionCount, measure: calls }],
+    parts: &[
+        part("sce", || calls("sce")),
+        part("entry", || calls("entry")),
+        part("unmonitored", unmonitored),
+        part("switches", switches),
+        part("insight", insight),
+    ],
 };
 
 /// Calls of `getpid` where they are trapped.
@@ -50,34 +60,26 @@ fn traps(engine: &str, mechanism: &str, returns: &str) -> String {
     format!("engine = '{engine}'\nmechanism = '{mechanism}'\nreturns = '{returns}'")
 }
 
-fn calls() -> Result<Figures> {
+fn calls(engine: &str) -> Result<Figures> {
     let guests = Guests::new()?;
-    let mut figures = Figures::new();
     let calls = f64::from(TRAPPED);
     let script = format!("getpid-loop {TRAPPED}");
-    for engine in ["sce", "entry"] {
-        let (looped, exits) = guests.exits(&traps(engine, "port", "all"), &script)?;
-        let ticks = number(&looped, "GETPID_TICKS_PER_CALL")?;
-        // A guest that spends the same time without calls: what its boot and its clock take is taken off.
-        let idle = format!("getpid-loop 0; bystander spin {:.0}", ticks * calls);
-        let (_, idle) = guests.exits(&traps(engine, "port", "all"), &idle)?;
-        figures.insert(format!("{engine}.instructions_per_call"), ticks);
-        figures.insert(format!("{engine}.exits_per_call"), rounded((exits - idle) / calls));
-        let (looped, _) = guests.exits(&traps(engine, "debug", "all"), &script)?;
-        let ticks = number(&looped, "GETPID_TICKS_PER_CALL")?;
-        figures.insert(format!("{engine}_debug.instructions_per_call"), ticks);
-    }
-    unmonitored(&guests, &mut figures)?;
-    switches(&guests, &mut figures)?;
-    figures.insert("insight.instructions".into(), insight(&guests)?);
-    let out =
-        guests.watched(&traps("sce", "port", "observed"), &format!("getpid-loop out {TRAPPED}"), &[])?;
-    figures.insert("floor.instructions_per_exit".into(), number(&out, "OUT_TICKS")?);
-    Ok(figures)
+    let (looped, exits) = guests.exits(&traps(engine, "port", "all"), &script)?;
+    let ticks = number(&looped, "GETPID_TICKS_PER_CALL")?;
+    // A guest that spends the same time without calls: what its boot and its clock take is taken off.
+    let idle = format!("getpid-loop 0; bystander spin {:.0}", ticks * calls);
+    let (_, idle) = guests.exits(&traps(engine, "port", "all"), &idle)?;
+    let (looped, _) = guests.exits(&traps(engine, "debug", "all"), &script)?;
+    Ok(Figures::from([
+        (format!("{engine}.instructions_per_call"), ticks),
+        (format!("{engine}.exits_per_call"), rounded((exits - idle) / calls)),
+        (format!("{engine}_debug.instructions_per_call"), number(&looped, "GETPID_TICKS_PER_CALL")?),
+    ]))
 }
 
 /// Calls of a process that nobody watches while the monitored one sleeps, against a guest without Sky.
-fn unmonitored(guests: &Guests, figures: &mut Figures) -> Result<()> {
+fn unmonitored() -> Result<Figures> {
+    let guests = Guests::new()?;
     // The sleeper has made its last call when the other begins, and is killed with the guest.
     let asleep = "getpid-loop 1 1000 & sleep 1;";
     let script = format!("{asleep} bystander getpid {UNTRAPPED}");
@@ -86,14 +88,17 @@ fn unmonitored(guests: &Guests, figures: &mut Figures) -> Result<()> {
     let ticks = number(&looped, "BYSTANDER_TICKS")?;
     let (_, idle) = guests.exits(&traps, &format!("{asleep} bystander spin {ticks:.0}"))?;
     let without = number(&guests.alone(&script)?, "BYSTANDER_TICKS")?;
-    figures.insert("unmonitored.exits_per_call".into(), rounded((exits - idle) / f64::from(UNTRAPPED)));
-    figures.insert("unmonitored.overhead_percent".into(), rounded((ticks - without) / without * 100.0));
-    Ok(())
+    Ok(Figures::from([
+        ("unmonitored.exits_per_call".into(), rounded((exits - idle) / f64::from(UNTRAPPED))),
+        ("unmonitored.overhead_percent".into(), rounded((ticks - without) / without * 100.0)),
+    ]))
 }
 
 /// Two processes that hand the CPU to each other, one of them monitored, against a guest without Sky. What the trapped
 /// calls themselves cost, the one that yields, is taken off.
-fn switches(guests: &Guests, figures: &mut Figures) -> Result<()> {
+fn switches() -> Result<Figures> {
+    let guests = Guests::new()?;
+    let mut figures = Figures::new();
     let script = format!("getpid-loop yield {YIELDS} bystander yield");
     let alone = format!("getpid-loop yield {YIELDS}");
     let without = number(&guests.alone(&script)?, "YIELD_TICKS")?;
@@ -110,16 +115,23 @@ fn switches(guests: &Guests, figures: &mut Figures) -> Result<()> {
         let passed = number(&guests.watched(&traps, &alone, &[])?, "YIELD_TICKS")? - alone_without;
         figures.insert(format!("{key}.instructions"), ((with - without - passed) / switches).round());
     }
-    Ok(())
+    Ok(figures)
 }
 
-/// A call before which the thread makes one for us, less one that is only followed.
-fn insight(guests: &Guests) -> Result<f64> {
+/// A call before which the thread makes one for us, less one that is only followed; and the floor, a write to a port
+/// that nobody has.
+fn insight() -> Result<Figures> {
+    let guests = Guests::new()?;
     let traps = traps("sce", "port", "observed");
     let script = format!("getpid-loop {TRAPPED}");
     let ticks = |asks| {
         let probe = [("SKY_PROBE_CALL", "39"), ("SKY_PROBE_ASKS", asks)];
         number(&guests.watched(&traps, &script, &probe)?, "GETPID_TICKS_PER_CALL")
     };
-    Ok(ticks("pid")? - ticks("nothing")?)
+    let insight = ticks("pid")? - ticks("nothing")?;
+    let out = guests.watched(&traps, &format!("getpid-loop out {TRAPPED}"), &[])?;
+    Ok(Figures::from([
+        ("insight.instructions".into(), insight),
+        ("floor.instructions_per_exit".into(), number(&out, "OUT_TICKS")?),
+    ]))
 }

@@ -57,7 +57,7 @@ impl fmt::Display for Decoded {
     }
 }
 
-/// A call and its result: `close(3) = 0`. A call that is still on its way says so instead.
+/// A call and its result: `close(3) = 0`. A call that is still on its way says so instead. A hint stands behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a>(&'a Decoded);
 
@@ -67,9 +67,13 @@ impl fmt::Display for Line<'_> {
         decoded.fmt(f)?;
         let kind = decoded.call.signature().map_or(ResultKind::Number, |signature| signature.result);
         match decoded.outcome {
-            Some(outcome) => outcome.write(f, kind),
-            None if decoded.call.returns() => f.write_str(" <unfinished ...>"),
-            None => f.write_str(" = ?"),
+            Some(outcome) => outcome.write(f, kind)?,
+            None if decoded.call.returns() => f.write_str(" <unfinished ...>")?,
+            None => f.write_str(" = ?")?,
+        }
+        match decoded.call.hint() {
+            Some(hint) => write!(f, " /* hint {} */", hint.class),
+            None => Ok(()),
         }
     }
 }

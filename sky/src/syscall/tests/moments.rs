@@ -117,6 +117,7 @@ fn json() {
     let json = serde_json::to_value(&write).unwrap();
     assert_eq!(json["args"]["buf"], serde_json::json!({"text": "x".repeat(32), "cut": true}));
     assert_eq!((&json["hint"]["class"], &json["result"]), (&9.into(), &"unknown".into()));
+    assert!(write.line().to_string().ends_with(" /* hint 9 */"));
     let read = guest.decode(&raw(SYS_read, &[1, 8, 40]), Moment::Returned(Outcome::Returned(2)));
     assert_eq!(serde_json::to_value(&read).unwrap()["args"]["buf"], serde_json::json!({"absent": "0x8"}));
 }
