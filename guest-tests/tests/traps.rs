@@ -159,6 +159,10 @@ torture! {
     torture_61_4_sce_port: Cloud61 4 "sce" "port",
     #[ignore = "for time"]
     torture_612_4_entry_port: Cloud612 4 "entry" "port",
+    #[ignore = "for time"]
+    torture_61_4_sce_debug: Cloud61 4 "sce" "debug",
+    #[ignore = "for time"]
+    torture_612_4_entry_debug: Cloud612 4 "entry" "debug",
 }
 
 /// The other combinations, and page-table isolation, where time does not matter.
@@ -324,6 +328,8 @@ strace! {
     strace_agrees_612_4_sce_port: Cloud612 4 "sce" "port" OWN,
     #[ignore = "for time"]
     strace_agrees_61_4_entry_port: Cloud61 4 "entry" "port" OWN,
+    #[ignore = "for time"]
+    strace_agrees_61_4_sce_debug: Cloud61 4 "sce" "debug" OWN,
     #[ignore = "for time"]
     strace_agrees_612_1_entry_debug: Cloud612 1 "entry" "debug" OWN,
     #[ignore = "for time"]
