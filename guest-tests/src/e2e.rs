@@ -68,7 +68,8 @@ fn forgive_one_fault(mut attempt: impl FnMut() -> Result<()>) -> impl FnMut() ->
     }
 }
 
-fn repeat_if_lab_dies(name: &str, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
+/// Tries again while the lab dies, and tells each time.
+pub(crate) fn repeat_if_lab_dies<T>(name: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     for death in 1..ATTEMPTS {
         match attempt() {
             Err(error @ Error::LabDied { .. }) => {
@@ -142,19 +143,19 @@ mod tests {
     fn only_the_labs_death_is_a_reason_to_repeat() {
         let died = || Err(Error::LabDied { problem: "hung up".into(), console: String::new() });
         let mut tries = 0;
-        let second = repeat_if_lab_dies("x", || {
+        let second: Result<()> = repeat_if_lab_dies("x", || {
             tries += 1;
             if tries == 1 { died() } else { Ok(()) }
         });
         assert!(second.is_ok() && tries == 2);
         tries = 0;
-        let failed = repeat_if_lab_dies("x", || {
+        let failed: Result<()> = repeat_if_lab_dies("x", || {
             tries += 1;
             Err(Error::lab("says that the test failed"))
         });
         assert!(failed.is_err() && tries == 1);
         tries = 0;
-        let never = repeat_if_lab_dies("x", || {
+        let never: Result<()> = repeat_if_lab_dies("x", || {
             tries += 1;
             died()
         });
