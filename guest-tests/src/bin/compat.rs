@@ -85,11 +85,9 @@ fn main() -> io::Result<()> {
             }
         }
         ["elf", path] => {
+            let (start, end) = (&raw const compat_code, &raw const compat_code_end);
             // SAFETY: both symbols bound the same bytes, which nobody changes.
-            let code = unsafe {
-                let (start, end) = (&raw const compat_code, &raw const compat_code_end);
-                std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
-            };
+            let code = unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) };
             fs::write(path, elf(code)?)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
         }
