@@ -89,7 +89,7 @@ pub trait Mechanism: Send + Sync + fmt::Debug {
     fn install(&self, view: &View<'_>) -> Result<()>;
 
     /// Takes out of guest memory what [`install`](Self::install) put there, except what [`Mechanism::clear`] does.
-    /// Every virtual CPU stands still.
+    /// Every virtual CPU stands still, at a place that is not [overwritten](Self::overwritten).
     ///
     /// # Errors
     /// A site is not mapped.
@@ -121,6 +121,13 @@ pub trait Mechanism: Send + Sync + fmt::Debug {
 
     /// Whether the guest goes on by itself behind a site whose instruction does nothing.
     fn passes_nops(&self) -> bool;
+
+    /// Whether a virtual CPU that stands at `rip` needs what [`install`](Self::install) wrote over an instruction of the
+    /// guest's: KVM may still have to skip its first part, or what is left of it comes next.
+    fn overwritten(&self, rip: u64) -> bool {
+        let _ = rip;
+        false
+    }
 
     /// Whether a virtual CPU that stands at `rip` is in text of ours.
     fn in_text(&self, rip: u64) -> bool {

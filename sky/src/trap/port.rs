@@ -179,6 +179,10 @@ impl Mechanism for PortTraps {
         true
     }
 
+    fn overwritten(&self, rip: u64) -> bool {
+        self.patches.iter().any(|patch| rip.wrapping_sub(patch.site.at.0) < u64::from(patch.site.length))
+    }
+
     fn in_text(&self, rip: u64) -> bool {
         self.detour.contains(rip) || self.compat.as_ref().is_some_and(|compat| compat.contains(rip))
     }

@@ -228,9 +228,12 @@ pub(crate) fn remove(vcpu: &mut Vcpu, what: Removal) -> Result<Option<usize>> {
 }
 
 /// Leaves everything alone and takes the traps out of the guest, except where one may be on its way to them. Nothing
-/// is done as long as [`remove`] cannot.
+/// is done as long as [`remove`] cannot, or a virtual CPU has stopped at one of them and not gone on.
 pub(crate) fn detach(vcpu: &mut Vcpu) -> Result<Option<()>> {
     let Some(armed) = vcpu.armed.clone() else { return Ok(Some(())) };
+    if vcpu.machine.positions().iter().any(|position| armed.mechanism.overwritten(position.rip)) {
+        return Ok(None);
+    }
     if remove(vcpu, Removal::All)?.is_none() {
         return Ok(None);
     }

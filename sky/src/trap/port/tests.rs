@@ -115,6 +115,9 @@ fn a_stop_is_known_by_its_address() {
     {
         assert_eq!(traps.contains(rip), inside, "{rip:#x}");
     }
+    for (rip, over) in [(SWITCH - 1, false), (SWITCH, true), (SWITCH + 2, true), (SWITCH + 3, false)] {
+        assert_eq!(traps.overwritten(rip), over, "{rip:#x}");
+    }
 }
 
 #[test]

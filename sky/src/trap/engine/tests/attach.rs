@@ -165,31 +165,34 @@ fn what_is_left_alone_is_as_it_was() {
     }
 }
 
+/// A virtual CPU stands in front of the handler for invalid opcodes; at the stop of a switch, from which KVM lets it
+/// go on two bytes further; and at these two bytes.
 #[test]
-fn traps_stay_while_a_virtual_cpu_is_on_its_way_to_them() {
-    let mut fake = running(("sce", "port"));
-    let text = fake.kernel.bytes(BASE, 0x20_0000);
-    fake.arm();
-    fake.ask(add);
-    // At the handler for invalid opcodes, in front of the stop.
-    fake.cpus[1].mock.regs.rip = GATE;
-    let sky = std::sync::Arc::clone(&fake.sky);
-    std::thread::scope(|scope| {
-        let asked = scope.spawn(|| sky.detach());
-        let started = std::time::Instant::now();
-        while started.elapsed() < std::time::Duration::from_millis(60) {
-            fake.before_run();
-        }
-        assert!(!asked.is_finished());
-        assert_eq!(fake.kernel.bytes(GATE, 2), [0xe6, PORT]);
-        assert_eq!(fake.kernel.bytes(SWITCH, 3), [0x0f, 0x1f, 0x00], "nobody needs to know of switches");
-        fake.cpus[1].mock.regs.rip = DISPATCHER + 0x10;
-        while !asked.is_finished() {
-            fake.before_run();
-        }
-        asked.join().unwrap().unwrap();
-    });
-    assert_eq!(fake.kernel.bytes(BASE, 0x20_0000), text);
+fn traps_stay_while_a_virtual_cpu_needs_them() {
+    for (stands, removed) in [(GATE, true), (SWITCH, false), (SWITCH + 2, false)] {
+        let mut fake = running(("sce", "port"));
+        let text = fake.kernel.bytes(BASE, 0x20_0000);
+        fake.arm();
+        fake.ask(add);
+        fake.cpus[1].mock.regs.rip = stands;
+        let sky = std::sync::Arc::clone(&fake.sky);
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| sky.detach());
+            let started = std::time::Instant::now();
+            while started.elapsed() < std::time::Duration::from_millis(60) {
+                fake.before_run();
+            }
+            assert!(!asked.is_finished());
+            assert_eq!(fake.kernel.bytes(GATE, 2), [0xe6, PORT]);
+            assert_eq!(fake.kernel.bytes(SWITCH, 3) == [0x0f, 0x1f, 0x00], removed, "{stands:#x}");
+            fake.cpus[1].mock.regs.rip = DISPATCHER + 0x10;
+            while !asked.is_finished() {
+                fake.before_run();
+            }
+            asked.join().unwrap().unwrap();
+        });
+        assert_eq!(fake.kernel.bytes(BASE, 0x20_0000), text);
+    }
 }
 
 /// Which of four processes a rule chooses: init, a shell, its child, and that one's child.
