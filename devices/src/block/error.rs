@@ -66,6 +66,16 @@ pub enum ErrorKind {
     Unsupported,
     /// An earlier flush failed, so nothing is known of what the medium holds.
     Poisoned,
+    /// The image is none of this format.
+    NotThisFormat,
+    /// The image needs something that this version does not know.
+    TooNew,
+    /// What the image says of itself is wrong.
+    Corrupt,
+    /// The backing image is missing, or is not the one that the image was made over.
+    Backing,
+    /// The request makes no sense, whatever the image holds.
+    Invalid,
     /// The medium failed.
     Io,
 }
@@ -83,6 +93,11 @@ impl fmt::Display for ErrorKind {
             Self::NoSpace => "no space is left on the medium",
             Self::Unsupported => "the medium does not support this",
             Self::Poisoned => "refused, because an earlier flush failed and unflushed writes may be lost",
+            Self::NotThisFormat => "the image is not of this format",
+            Self::TooNew => "the image needs a newer version",
+            Self::Corrupt => "the image is corrupt",
+            Self::Backing => "the backing image does not fit",
+            Self::Invalid => "the request makes no sense",
             Self::Io => "the medium failed",
         })
     }
@@ -95,6 +110,7 @@ pub struct Error {
     operation: Operation,
     range: Option<(u64, u64)>,
     path: Option<PathBuf>,
+    detail: Option<String>,
     cause: Option<io::Error>,
 }
 
@@ -102,7 +118,7 @@ impl Error {
     /// An error of `kind` in `operation`, without a place or a cause.
     #[must_use]
     pub fn new(kind: ErrorKind, operation: Operation) -> Self {
-        Self { kind, operation, range: None, path: None, cause: None }
+        Self { kind, operation, range: None, path: None, detail: None, cause: None }
     }
 
     /// The error of a system call in `operation`; its number decides the kind.
@@ -130,6 +146,13 @@ impl Error {
     #[must_use]
     pub fn on(mut self, path: &Path) -> Self {
         self.path = Some(path.to_owned());
+        self
+    }
+
+    /// Adds what exactly is wrong.
+    #[must_use]
+    pub fn because(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
         self
     }
 
@@ -180,6 +203,9 @@ impl fmt::Display for Error {
             write!(f, " ({})", path.display())?;
         }
         write!(f, ": {}", self.kind)?;
+        if let Some(detail) = &self.detail {
+            write!(f, ": {detail}")?;
+        }
         match &self.cause {
             Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),

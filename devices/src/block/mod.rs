@@ -15,11 +15,13 @@ mod error;
 mod memory;
 mod range;
 mod raw;
+mod storage;
 
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use memory::MemoryDisk;
 pub use range::check_range;
 pub use raw::{RawFile, RawOptions};
+pub use storage::{Storage, StorageProperties};
 
 /// Fixed properties of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
