@@ -11,4 +11,5 @@
 
 pub mod block;
 pub mod io_class;
+pub mod selfie;
 pub mod virtio;
