@@ -18,6 +18,7 @@ mod lock;
 mod memory;
 mod range;
 mod raw;
+pub mod simulated;
 mod storage;
 
 pub use counts::StorageCounts;
