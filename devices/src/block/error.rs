@@ -26,6 +26,8 @@ pub enum Operation {
     Discard,
     /// Zeroing blocks.
     WriteZeroes,
+    /// Making the medium larger.
+    Grow,
 }
 
 impl fmt::Display for Operation {
@@ -38,6 +40,7 @@ impl fmt::Display for Operation {
             Self::Flush => "flush",
             Self::Discard => "discard",
             Self::WriteZeroes => "write zeroes",
+            Self::Grow => "grow",
         })
     }
 }
