@@ -213,3 +213,5 @@ proptest! {
         run(backed, OpenOptions::default(), &steps);
     }
 }
+
+mod hostile;
