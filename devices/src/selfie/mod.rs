@@ -190,6 +190,7 @@ impl Selfie {
         }
         core.flush()?;
         core.commit(true)?;
+        core.zones.reap()?;
         core.zones.write_open()?;
         core.sync()?;
         let mut superblock = lock(&core.superblock);
