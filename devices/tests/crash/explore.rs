@@ -170,7 +170,7 @@ pub(super) fn replay(subject: &dyn Subject, case: &Case, effort: Effort) -> Resu
     let mut life = begin(subject, &so_far, effort)?;
     for &(position, choice) in &case.crashes {
         let (point, model) = (life.history.at(position), life.models()(position));
-        println!("{so_far}: {:#?}\nnot durable at {position}:\n{}", life.history, point.describe());
+        println!("{so_far}:\n{:?}\nnot durable at {position}:\n{}", life.history, point.describe());
         so_far = so_far.then((position, choice) as Crash);
         life = live_on(subject, &so_far, point.disk(choice), &model, effort)?;
     }

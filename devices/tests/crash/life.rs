@@ -54,6 +54,8 @@ struct World<'a> {
     version: u32,
     /// The medium fails now and then, and operations with it.
     faulty: bool,
+    /// Each step is printed, because it is one case that is looked at.
+    told: bool,
 }
 
 /// Makes an image and works with it for `steps` steps.
@@ -112,7 +114,8 @@ pub(super) fn later(
 
 impl<'a> World<'a> {
     fn new(subject: &'a dyn Subject, disk: Arc<SimulatedDisk>, model: Model, version: u32) -> Self {
-        Self { subject, disk, image: None, model, events: Vec::new(), version, faulty: false }
+        let told = std::env::var_os("SKY_CRASH").is_some();
+        Self { subject, disk, image: None, model, events: Vec::new(), version, faulty: false, told }
     }
 
     fn open(&mut self) -> Outcome<()> {
@@ -155,7 +158,12 @@ impl<'a> World<'a> {
                 return Ok(());
             }
             let step = step(random, self.model.sectors());
-            self.step(step).map_err(|error| format!("{step:?}: {error}"))?;
+            let begin = self.disk.position();
+            let result = self.step(step);
+            if self.told {
+                println!("{begin:6}..{}: {step:?}: {result:?}", self.disk.position());
+            }
+            result.map_err(|error| format!("{step:?}: {error}"))?;
         }
         // Most workloads end in the middle of things.
         if random.one_in(4) { self.read_live(0, self.model.sectors()) } else { Ok(()) }

@@ -26,7 +26,7 @@ pub(super) enum Toy {
     DataSync,
     /// The sync at the end of a flush.
     LastSync,
-    /// That a slot holds the last durable version of a block until the next one is durable.
+    /// That the old slot of a block holds its durable version until the next one is durable.
     OldSlot,
     /// That a block of zeros hides the parent.
     Zeros,
@@ -59,7 +59,8 @@ impl Subject for Toy {
     fn open(&self, disk: &Arc<SimulatedDisk>, parent: Option<&Arc<MemoryDisk>>) -> Outcome<Box<dyn Image>> {
         // Records of the last life that a crash may still take are made durable before anything follows them.
         disk.sync().map_err(said)?;
-        let mut state = State { map: BTreeMap::new(), fresh: BTreeMap::new(), records: 0, slots: 0 };
+        let mut state =
+            State { map: BTreeMap::new(), fresh: BTreeMap::new(), records: 0, slots: 0, free: Vec::new() };
         let mut records = vec![0; (RECORDS * RECORD) as usize];
         disk.read(0, &mut records).map_err(said)?;
         for (number, record) in (0..).zip(records.chunks(RECORD as usize)) {
@@ -86,6 +87,8 @@ struct State {
     fresh: BTreeMap<u64, u64>,
     records: u64,
     slots: u64,
+    /// Slots before the last one that are written again.
+    free: Vec<u64>,
 }
 
 struct ToyImage {
@@ -115,16 +118,15 @@ impl ToyImage {
     }
 
     fn write_block(&self, state: &mut State, block: u64, bytes: &[u8]) -> Outcome<()> {
-        let in_place = match self.forgets {
-            Toy::OldSlot => state.map.get(&block).filter(|slot| **slot != ZEROS),
-            _ => None,
-        };
-        let slot = in_place.copied().unwrap_or(state.slots);
+        let slot = state.free.pop().unwrap_or(state.slots);
         let end = RECORD * RECORDS + (slot + 1) * BLOCK;
         self.disk.grow(end).map_err(said)?;
         self.disk.write(end - BLOCK, bytes).map_err(said)?;
         state.slots = state.slots.max(slot + 1);
         state.fresh.insert(block, slot);
+        if self.forgets == Toy::OldSlot {
+            state.free.extend(state.map.remove(&block).filter(|slot| *slot != ZEROS));
+        }
         Ok(())
     }
 
