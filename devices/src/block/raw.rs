@@ -17,6 +17,7 @@ use super::range::{check_range, length_of};
 use super::{BlockDevice, Error, ErrorKind, Geometry, Operation, Result};
 use crate::io_class::IoTag;
 
+mod extents;
 mod lock;
 
 /// Bytes of one write where zeros have to be written out.
