@@ -24,8 +24,10 @@ mod chain;
 mod config;
 mod execute;
 mod request;
+mod rings;
 mod spec;
 mod stats;
+pub mod vhost_user;
 mod worker;
 
 use config::ConfigSpace;

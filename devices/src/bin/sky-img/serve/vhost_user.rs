@@ -1,0 +1,60 @@
+//! Serving a vhost-user-blk device, in this process.
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+use sky_devices::block::{BlockDevice, Error as BlockError, ErrorKind, Operation, RawFile, RawOptions};
+use sky_devices::virtio::blk::vhost_user;
+use sky_devices::virtio::blk::{Blk, BlkSpec, NoClassifier};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::socket::SocketName;
+use super::{Error, Format, Serve};
+
+/// Entries of each queue at most: QEMU's default, which keeps requests within what every frontend sets up.
+const QUEUE_SIZE: u16 = 128;
+
+/// Serves one frontend after the other until a signal ends it, and closes the image.
+///
+/// # Errors
+/// The image or the socket cannot be used, or the host refuses something.
+pub(super) fn run(serve: &Serve, path: &Path) -> Result<(), Error> {
+    let stop = stop_on_signals()?;
+    let image = Arc::new(open(serve)?);
+    let spec = BlkSpec { serial: serve.serial.clone(), num_queues: serve.queues, queue_size: QUEUE_SIZE };
+    let device = Blk::new(spec, Arc::clone(&image) as Arc<dyn BlockDevice>, Arc::new(NoClassifier))?;
+    let socket = SocketName::claim(path)?;
+    let listener = UnixListener::bind(socket.path()).map_err(Error::io(path.display().to_string()))?;
+    println!("vhost-user:{}", socket.path().display());
+    let served = vhost_user::serve(&device, listener, &stop);
+    drop(device);
+    // Whatever ended it, what was written is brought to the medium.
+    image.flush()?;
+    Ok(served?)
+}
+
+fn open(serve: &Serve) -> Result<RawFile, BlockError> {
+    match serve.format {
+        Format::Raw => RawFile::open(RawOptions { path: serve.image.clone(), read_only: serve.read_only }),
+        Format::Selfie => Err(BlockError::new(ErrorKind::Unsupported, Operation::Open).on(&serve.image)),
+    }
+}
+
+/// An event that the signals signal which end a server.
+fn stop_on_signals() -> Result<EventFd, Error> {
+    let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::io("eventfd"))?;
+    let told = stop.try_clone().map_err(Error::io("eventfd"))?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(Error::io("signals"))?;
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            if let Err(error) = told.write(1) {
+                eprintln!("sky-img: a signal is lost: {error}");
+            }
+        }
+    });
+    Ok(stop)
+}
