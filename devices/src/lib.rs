@@ -10,5 +10,6 @@
 //! This crate knows no KVM: it is built and tested anywhere.
 
 pub mod block;
+pub mod image;
 pub mod io_class;
 pub mod virtio;

@@ -1,7 +1,7 @@
 //! A plugin for nbdkit that serves an image of `sky-devices` to any NBD client.
 //!
 //! ```text
-//!   client ──NBD──▶ nbdkit (TLS, filters, access control) ──▶ Connection ──▶ the one open disk
+//!   client ──NBD──▶ nbdkit (TLS, filters, access control) ──▶ Connection ──▶ the one open image
 //! ```
 //!
 //! The image is opened once, when nbdkit is ready to serve, and closed when it ends. All connections share it, so a
@@ -13,27 +13,21 @@
 
 use std::sync::Arc;
 
-use nbdkit::{ExtentHandle, Flags, FuaFlags, Result, Server, plugin};
+use nbdkit::{ExtentHandle, Flags, FuaFlags, Result, Server};
 use sky_devices::block::BlockDevice;
+use sky_devices::image::Image;
 
 mod disk;
 mod errors;
 mod settings;
 
-use disk::Disk;
 use errors::to_nbd;
 
 /// What one client talks to.
 struct Connection {
-    disk: Arc<Disk>,
+    image: Arc<Image>,
     /// nbdkit was told with `-r` to refuse changes.
     read_only: bool,
-}
-
-impl Connection {
-    fn device(&self) -> &dyn BlockDevice {
-        self.disk.device()
-    }
 }
 
 impl Server for Connection {
@@ -79,16 +73,16 @@ impl Server for Connection {
     }
 
     fn open(read_only: bool) -> Result<Box<dyn Server>> {
-        Ok(Box::new(Self { disk: disk::shared()?, read_only }))
+        Ok(Box::new(Self { image: disk::shared()?, read_only }))
     }
 
     fn get_size(&self) -> Result<i64> {
-        let size = self.device().geometry().size;
+        let size = self.image.geometry().size;
         i64::try_from(size).map_err(|_| nbdkit::Error::new(libc::EFBIG, "the disk is too large for NBD"))
     }
 
     fn can_write(&self) -> Result<bool> {
-        Ok(!self.read_only && !self.device().geometry().read_only)
+        Ok(!self.read_only && !self.image.geometry().read_only)
     }
 
     fn can_flush(&self) -> Result<bool> {
@@ -121,48 +115,54 @@ impl Server for Connection {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.device().read(offset, buffer, &[]).map_err(to_nbd)
+        self.image.read(offset, buffer, &[]).map_err(to_nbd)
     }
 
     fn write_at(&self, data: &[u8], offset: u64, _flags: Flags) -> Result<()> {
-        self.device().write(offset, data, &[]).map_err(to_nbd)
+        self.image.write(offset, data, &[]).map_err(to_nbd)
     }
 
     fn flush(&self) -> Result<()> {
-        self.device().flush().map_err(to_nbd)
+        self.image.flush().map_err(to_nbd)
     }
 
     fn trim(&self, count: u32, offset: u64, _flags: Flags) -> Result<()> {
-        self.device().discard(offset, count.into()).map_err(to_nbd)
+        self.image.discard(offset, count.into()).map_err(to_nbd)
     }
 
     fn zero(&self, count: u32, offset: u64, flags: Flags) -> Result<()> {
-        self.device().write_zeroes(offset, count.into(), flags.contains(Flags::MAY_TRIM)).map_err(to_nbd)
+        self.image.write_zeroes(offset, count.into(), flags.contains(Flags::MAY_TRIM)).map_err(to_nbd)
     }
 
     fn extents(&self, count: u32, offset: u64, flags: Flags, extents: &mut ExtentHandle) -> Result<()> {
-        self.disk.extents(offset, count.into(), flags.contains(Flags::REQ_ONE), |offset, length, kind| {
+        let one = flags.contains(Flags::REQ_ONE);
+        disk::extents(&self.image, (offset, count.into()), one, |offset, length, kind| {
             extents.add(offset, length, kind)
         })
     }
 }
 
-plugin!(Connection {
-    after_fork,
-    can_extents,
-    can_flush,
-    can_fua,
-    can_multi_conn,
-    can_trim,
-    can_write,
-    can_zero,
-    config,
-    config_complete,
-    extents,
-    flush,
-    is_rotational,
-    trim,
-    unload,
-    write_at,
-    zero
-});
+/// nbdkit's way in: the function `plugin_init`, which the macro writes.
+mod entry {
+    #![allow(missing_docs, reason = "the macro puts no documentation on its function")]
+
+    nbdkit::plugin!(super::Connection {
+        after_fork,
+        can_extents,
+        can_flush,
+        can_fua,
+        can_multi_conn,
+        can_trim,
+        can_write,
+        can_zero,
+        config,
+        config_complete,
+        extents,
+        flush,
+        is_rotational,
+        trim,
+        unload,
+        write_at,
+        zero
+    });
+}

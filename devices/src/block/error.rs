@@ -199,8 +199,10 @@ impl fmt::Display for Error {
         if let Some((offset, length)) = self.range {
             write!(f, " {length} bytes at offset {offset}")?;
         }
-        if let Some(path) = &self.path {
-            write!(f, " ({})", path.display())?;
+        match &self.path {
+            Some(path) if self.range.is_some() => write!(f, " ({})", path.display())?,
+            Some(path) => write!(f, " {}", path.display())?,
+            None => {}
         }
         write!(f, ": {}", self.kind)?;
         if let Some(detail) = &self.detail {
@@ -233,6 +235,12 @@ mod tests {
         assert_eq!((error.kind(), error.operation()), (ErrorKind::NoSpace, Operation::Write));
         assert_eq!((error.offset(), error.length()), (Some(8192), Some(4096)));
         assert_eq!(error.io_error().and_then(io::Error::raw_os_error), Some(libc::ENOSPC));
+    }
+
+    #[test]
+    fn message_without_a_range_names_the_file_as_its_object() {
+        let error = Error::new(ErrorKind::Locked, Operation::Lock).on(Path::new("a.img"));
+        assert_eq!(error.to_string(), "cannot lock a.img: the image is open in another instance");
     }
 
     #[test]

@@ -17,8 +17,8 @@ use super::range::{check_range, length_of};
 use super::{BlockDevice, Error, ErrorKind, Geometry, Operation, Result};
 use crate::io_class::IoTag;
 
-mod extents;
-mod lock;
+mod holes;
+pub(super) mod lock;
 
 /// Bytes of one write where zeros have to be written out.
 const ZERO_CHUNK: usize = 256 * 1024;

@@ -27,6 +27,7 @@ mod request;
 mod rings;
 mod spec;
 mod stats;
+#[cfg(feature = "vhost-user")]
 pub mod vhost_user;
 mod worker;
 

@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use sky_devices::image::{BackingPolicy, Cache, Format, ImageSpec};
 use sky_devices::virtio::blk::SpecError;
 use sky_devices::virtio::blk::vhost_user::ServeError;
 use thiserror::Error;
@@ -34,14 +35,17 @@ pub(crate) struct Serve {
     /// Format of the image, which is never guessed
     #[arg(short, long)]
     format: Format,
+    /// Open the backing images that it names
+    #[arg(long)]
+    backing: bool,
     #[command(flatten)]
     to: To,
     /// Refuse changes, and share the image with other readers
     #[arg(short, long)]
     read_only: bool,
-    /// Bypass the host's page cache, or use it [default: what suits the format]
-    #[arg(long)]
-    cache: Option<Cache>,
+    /// Bypass the host's page cache where the format can, or use it
+    #[arg(long, value_enum, default_value_t = CacheMode::Direct)]
+    cache: CacheMode,
     /// Name of the NBD export; clients that ask for another one are refused
     #[arg(long, value_name = "NAME", conflicts_with = "vhost_user")]
     export: Option<String>,
@@ -79,39 +83,12 @@ Examples:
   sky-img serve -f selfie a.selfie --nbd 0.0.0.0:10809 -- --tls=require --tls-certificates=/etc/pki
   sky-img serve -f raw a.img --nbd 0.0.0.0:10809 -- --filter=ip allow=10.0.0.0/8 deny=all";
 
-/// The formats that can be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// The bytes of the file are the bytes of the disk
-    Raw,
-    /// Sky's own format
-    Selfie,
-}
-
-impl Format {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Selfie => "selfie",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Cache {
+enum CacheMode {
     /// Read and write the medium
     Direct,
     /// Let the host's kernel keep pages
     Buffered,
-}
-
-impl Cache {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Buffered => "buffered",
-        }
-    }
 }
 
 /// Why a disk cannot be served, or not any longer.
@@ -159,6 +136,19 @@ impl Serve {
             (None, Some(socket)) => vhost_user::run(self, socket),
             // The command line was refused before.
             (None, None) => Ok(()),
+        }
+    }
+
+    fn spec(&self) -> ImageSpec {
+        ImageSpec {
+            path: self.image.clone(),
+            format: self.format,
+            read_only: self.read_only,
+            cache: match self.cache {
+                CacheMode::Direct => Cache::Direct,
+                CacheMode::Buffered => Cache::Buffered,
+            },
+            backing: if self.backing { BackingPolicy::Open } else { BackingPolicy::Refuse },
         }
     }
 }

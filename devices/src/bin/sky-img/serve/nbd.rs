@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 
 use super::address::{NbdAddress, Uri};
 use super::socket::SocketName;
-use super::{Error, Serve, plugin};
+use super::{CacheMode, Error, Serve, plugin};
 
 /// Clients learn that requests must be whole sectors, had better be whole 4 KiB blocks, and may not be longer than
 /// 32 MiB, which bounds the memory of a request. nbdkit refuses what is not so.
@@ -77,7 +77,12 @@ fn arguments(serve: &Serve, address: &NbdAddress, plugin: OsString) -> Vec<OsStr
     arguments.push(file);
     arguments.push(format!("format={}", serve.format.name()).into());
     arguments.push(format!("readonly={}", serve.read_only).into());
-    arguments.extend(serve.cache.map(|cache| format!("cache={}", cache.name()).into()));
+    arguments.push(format!("backing={}", serve.backing).into());
+    let cache = match serve.cache {
+        CacheMode::Direct => "direct",
+        CacheMode::Buffered => "buffered",
+    };
+    arguments.push(format!("cache={cache}").into());
     arguments.extend(BLOCK_SIZES.map(Into::into));
     if let Some(export) = &serve.export {
         arguments.extend(["exportname-strict=true", "exportname-list=explicit"].map(Into::into));

@@ -7,13 +7,15 @@ use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sky_devices::block::{BlockDevice, Error as BlockError, ErrorKind, Operation, RawFile, RawOptions};
+use sky_devices::block::BlockDevice;
+use sky_devices::image::Image;
 use sky_devices::virtio::blk::vhost_user;
 use sky_devices::virtio::blk::{Blk, BlkSpec, NoClassifier};
+use tracing::Level;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::socket::SocketName;
-use super::{Error, Format, Serve};
+use super::{Error, Serve};
 
 /// Entries of each queue at most: QEMU's default, which keeps requests within what every frontend sets up.
 const QUEUE_SIZE: u16 = 128;
@@ -23,8 +25,10 @@ const QUEUE_SIZE: u16 = 128;
 /// # Errors
 /// The image or the socket cannot be used, or the host refuses something.
 pub(super) fn run(serve: &Serve, path: &Path) -> Result<(), Error> {
+    // The library's threads have no other way to tell what they met. Somebody may be listening already.
+    let _ = tracing_subscriber::fmt().with_max_level(Level::WARN).with_writer(std::io::stderr).try_init();
     let stop = stop_on_signals()?;
-    let image = Arc::new(open(serve)?);
+    let image = Arc::new(Image::open(&serve.spec())?);
     let spec = BlkSpec { serial: serve.serial.clone(), num_queues: serve.queues, queue_size: QUEUE_SIZE };
     let device = Blk::new(spec, Arc::clone(&image) as Arc<dyn BlockDevice>, Arc::new(NoClassifier))?;
     let socket = SocketName::claim(path)?;
@@ -33,15 +37,11 @@ pub(super) fn run(serve: &Serve, path: &Path) -> Result<(), Error> {
     let served = vhost_user::serve(&device, listener, &stop);
     drop(device);
     // Whatever ended it, what was written is brought to the medium.
-    image.flush()?;
-    Ok(served?)
-}
-
-fn open(serve: &Serve) -> Result<RawFile, BlockError> {
-    match serve.format {
-        Format::Raw => RawFile::open(RawOptions { path: serve.image.clone(), read_only: serve.read_only }),
-        Format::Selfie => Err(BlockError::new(ErrorKind::Unsupported, Operation::Open).on(&serve.image)),
+    match Arc::into_inner(image) {
+        Some(image) => image.close()?,
+        None => tracing::error!("the image is still in use and stays as it is"),
     }
+    Ok(served?)
 }
 
 /// An event that the signals signal which end a server.
