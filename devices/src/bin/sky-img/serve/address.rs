@@ -26,7 +26,9 @@ impl FromStr for NbdAddress {
         let (host, port) = text.rsplit_once(':').ok_or("neither unix:PATH nor ADDRESS:PORT")?;
         let host = match host.strip_prefix('[') {
             Some(host) => host.strip_suffix(']').ok_or("a bracket is missing")?,
-            None if host.contains(':') => return Err("an IPv6 address stands in brackets: [::1]:10809".into()),
+            None if host.contains(':') => {
+                return Err("an IPv6 address stands in brackets: [::1]:10809".into());
+            }
             None => host,
         };
         if host.is_empty() {
@@ -105,7 +107,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_told() {
-        for wrong in ["", "unix:", "/tmp/a.sock", "localhost", ":1", "host:0", "host:65536", "::1:80", "[::1:80"] {
+        for wrong in
+            ["", "unix:", "/tmp/a.sock", "localhost", ":1", "host:0", "host:65536", "::1:80", "[::1:80"]
+        {
             assert!(wrong.parse::<NbdAddress>().is_err(), "{wrong}");
         }
     }

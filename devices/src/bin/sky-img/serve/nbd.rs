@@ -1,7 +1,7 @@
 //! Serving NBD: nbdkit as a child process, which gets our signals and lives no longer than we do.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -25,6 +25,9 @@ const BLOCK_SIZES: [&str; 4] = [
     "blocksize-error-policy=error",
 ];
 
+/// What a client says that only came to look: its flags (fixed newstyle), and the option NBD_OPT_ABORT.
+const GOODBYE: [u8; 20] = *b"\0\0\0\x01IHAVEOPT\0\0\0\x02\0\0\0\0";
+
 /// Time between two looks whether nbdkit is there yet.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -43,7 +46,8 @@ pub(super) fn run(serve: &Serve, address: &NbdAddress) -> Result<(), Error> {
         tcp @ NbdAddress::Tcp { .. } => (tcp.clone(), None),
     };
     // From here on signals wait until the child is there to get them.
-    let mut signals = Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(Error::io("signals"))?;
+    let mut signals =
+        Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(Error::io("signals"))?;
     let mut child = Command::new(&nbdkit)
         .args(arguments(serve, &address, plugin.into()))
         .stdin(Stdio::null())
@@ -107,17 +111,24 @@ fn announce_when_ready(serve: &Serve, address: &NbdAddress) {
     });
 }
 
-/// Whether a server speaks first, as an NBD server does.
+/// Whether an NBD server is there.
 fn greets(address: &NbdAddress) -> bool {
-    let mut greeting = [0; 8];
-    let read = match address {
-        NbdAddress::Unix(path) => UnixStream::connect(path).and_then(|mut stream| stream.read(&mut greeting)),
-        NbdAddress::Tcp { host, port } => {
-            TcpStream::connect((host.as_str(), *port)).and_then(|mut stream| stream.read(&mut greeting))
-        }
+    let met = match address {
+        NbdAddress::Unix(path) => UnixStream::connect(path).map(say_goodbye),
+        NbdAddress::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).map(say_goodbye),
     };
     // A filter may hang up on us and not on others: the server is there all the same.
-    read.is_ok()
+    met.is_ok()
+}
+
+/// Waits for the greeting and leaves as the protocol says, so that the server has nothing to complain of.
+fn say_goodbye(mut stream: impl Read + Write) {
+    let mut greeting = [0; 18];
+    let mut answer = [0; 20];
+    let _ = stream
+        .read_exact(&mut greeting)
+        .and_then(|()| stream.write_all(&GOODBYE))
+        .and_then(|()| stream.read_exact(&mut answer));
 }
 
 /// Passes signals on to the child until it has ended.

@@ -11,11 +11,11 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
+use crate::virtio::Memory;
 use crate::virtio::blk::Blk;
 use crate::virtio::blk::config::ConfigSpace;
 use crate::virtio::blk::execute::Executor;
 use crate::virtio::blk::rings::{self, Rings};
-use crate::virtio::Memory;
 
 /// The library numbers the queues of a thread by the bits of 64.
 pub(super) const MAX_QUEUES: usize = 64;
