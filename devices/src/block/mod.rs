@@ -12,18 +12,18 @@ use std::fmt;
 use crate::io_class::IoTag;
 
 mod error;
+mod locked;
 mod memory;
 mod range;
 mod raw;
-mod shared;
 mod storage;
 
 pub use error::{Error, ErrorKind, Operation, Result};
+pub(crate) use locked::{open_exclusive, open_shared};
 pub use memory::MemoryDisk;
 pub use range::check_range;
 pub(crate) use range::length_of;
 pub use raw::{RawFile, RawOptions};
-pub(crate) use shared::open_shared;
 pub use storage::{Storage, StorageProperties};
 
 /// Fixed properties of a device.

@@ -17,8 +17,9 @@ use super::range::{check_range, length_of};
 use super::{BlockDevice, Error, ErrorKind, Geometry, Operation, Result};
 use crate::io_class::IoTag;
 
-mod holes;
+mod extents;
 pub(super) mod lock;
+mod space;
 
 /// Bytes of one write where zeros have to be written out.
 const ZERO_CHUNK: usize = 256 * 1024;

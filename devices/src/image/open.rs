@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::chain::Chain;
 use super::extent::{Extent, ExtentKind, Extents, Located};
-use super::{Format, Qcow2Source};
+use super::{Format, NamedBacking, Qcow2Source};
 use crate::block::{
     BlockDevice, Error, ErrorKind, Geometry, Operation, RawFile, RawOptions, Result, check_range,
 };
@@ -131,6 +131,15 @@ impl Image {
         self.geometry().size
     }
 
+    /// What the image names as its backing image, opened or not.
+    #[must_use]
+    pub fn named_backing(&self) -> Option<NamedBacking> {
+        match &self.disk {
+            Disk::Raw(_) => None,
+            Disk::Qcow2(qcow2) => qcow2.named_backing().cloned(),
+        }
+    }
+
     /// The image below, if it was opened.
     #[must_use]
     pub fn below(&self) -> Option<&Arc<Image>> {
@@ -197,6 +206,18 @@ impl Image {
         self.flush()
     }
 
+    /// Makes the disk `size` bytes long. What is new reads as zeros, whatever a backing image holds there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the disk is longer, [`ErrorKind::BadSize`], [`ErrorKind::ReadOnly`], or the medium
+    /// cannot grow.
+    pub fn grow(self, size: u64) -> Result<()> {
+        match self.disk {
+            Disk::Raw(raw) => raw.grow(size),
+            Disk::Qcow2(_) => Err(Error::new(ErrorKind::ReadOnly, Operation::Resize).on(&self.path)),
+        }
+    }
+
     fn device(&self) -> &dyn BlockDevice {
         match &self.disk {
             Disk::Raw(raw) => raw,
@@ -244,10 +265,10 @@ fn map_raw(raw: &RawFile, offset: u64, end: u64) -> Result<Vec<Extent>> {
     let mut extents = Extents::default();
     let mut position = offset;
     while position < end {
-        let (begin, behind) = raw.next_data(position)?.unwrap_or((end, end));
-        let (begin, behind) = (begin.min(end), behind.min(end));
-        extents.push(position, begin - position, ExtentKind::Zero);
-        extents.push(begin, behind - begin, ExtentKind::Data);
+        let (data, range) = raw.extent(position)?;
+        let behind = range.end.clamp(position + 1, end);
+        let kind = if data { ExtentKind::Data } else { ExtentKind::Zero };
+        extents.push(position, behind - position, kind);
         position = behind;
     }
     Ok(extents.into_vec())

@@ -37,7 +37,7 @@ pub fn format_size(bytes: u64) -> String {
     };
     let whole = bytes >> shift;
     // Tenths, rounded down: a full disk must not look larger than it is.
-    let tenths = ((bytes & ((1 << shift) - 1)) >> (shift - 10)) * 10 >> 10;
+    let tenths = (((bytes & ((1 << shift) - 1)) >> (shift - 10)) * 10) >> 10;
     if whole >= 100 || tenths == 0 {
         format!("{whole} {letter}iB")
     } else {

@@ -1,12 +1,11 @@
 //! Long work in several threads, which tells how far it is and can be stopped.
 
 use std::fmt;
-use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::block::{Error, Operation, Result};
+use crate::block::{Error, ErrorKind, Operation, Result};
 
 /// Bytes of the buffer that each thread has.
 pub(super) const BUFFER: usize = 2 * 1024 * 1024;
@@ -32,7 +31,7 @@ impl Work<'_> {
     /// Calls `step` in every thread until it says that nothing is left, with two buffers that are the thread's own.
     ///
     /// # Errors
-    /// The first error of a step, after which no thread begins another; or [`io::ErrorKind::Interrupted`] if it was
+    /// The first error of a step, after which no thread begins another; or [`ErrorKind::Interrupted`] if it was
     /// stopped.
     pub(super) fn run(&self, step: impl Fn(&mut Buffers) -> Result<bool> + Sync) -> Result<()> {
         let failure: Mutex<Option<Error>> = Mutex::new(None);
@@ -60,7 +59,7 @@ impl Work<'_> {
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
             None if self.stop.load(Ordering::Relaxed) => {
-                Err(Error::from_io(Operation::Read, io::ErrorKind::Interrupted.into()))
+                Err(Error::new(ErrorKind::Interrupted, Operation::Read))
             }
             None => Ok(()),
         }
@@ -103,7 +102,6 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::*;
-    use crate::block::ErrorKind;
 
     fn work<'a>(stop: &'a AtomicBool, progress: &'a (dyn Fn(u64) + Sync)) -> Work<'a> {
         Work { threads: NonZeroUsize::new(3).unwrap(), stop, progress }
@@ -133,7 +131,7 @@ mod tests {
             Ok(true)
         };
         let error = work(&stop, &|_| {}).run(step).unwrap_err();
-        assert_eq!(error.io_error().map(io::Error::kind), Some(io::ErrorKind::Interrupted));
+        assert_eq!(error.kind(), ErrorKind::Interrupted);
     }
 
     #[test]

@@ -6,11 +6,14 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use sky_devices::image::{BackingPolicy, Cache, Format, ImageSpec};
+use clap::Args;
 use sky_devices::virtio::blk::SpecError;
 use sky_devices::virtio::blk::vhost_user::ServeError;
 use thiserror::Error;
+
+use crate::arguments::Source;
+use crate::failure::{Failure, Outcome, Result};
+use crate::output::Output;
 
 mod address;
 mod nbd;
@@ -32,20 +35,13 @@ use address::NbdAddress;
 pub(crate) struct Serve {
     /// The image
     image: PathBuf,
-    /// Format of the image, which is never guessed
-    #[arg(short, long)]
-    format: Format,
-    /// Open the backing images that it names
-    #[arg(long)]
-    backing: bool,
+    #[command(flatten)]
+    source: Source,
     #[command(flatten)]
     to: To,
     /// Refuse changes, and share the image with other readers
     #[arg(short, long)]
     read_only: bool,
-    /// Bypass the host's page cache where the format can, or use it
-    #[arg(long, value_enum, default_value_t = CacheMode::Direct)]
-    cache: CacheMode,
     /// Name of the NBD export; clients that ask for another one are refused
     #[arg(long, value_name = "NAME", conflicts_with = "vhost_user")]
     export: Option<String>,
@@ -83,14 +79,6 @@ Examples:
   sky-img serve -f selfie a.selfie --nbd 0.0.0.0:10809 -- --tls=require --tls-certificates=/etc/pki
   sky-img serve -f raw a.img --nbd 0.0.0.0:10809 -- --filter=ip allow=10.0.0.0/8 deny=all";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum CacheMode {
-    /// Read and write the medium
-    Direct,
-    /// Let the host's kernel keep pages
-    Buffered,
-}
-
 /// Why a disk cannot be served, or not any longer.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
@@ -125,30 +113,26 @@ impl Error {
     }
 }
 
-impl Serve {
-    /// Serves until a signal ends it.
-    ///
-    /// # Errors
-    /// The image or the address cannot be used, or something is missing on this host.
-    pub(crate) fn run(&self) -> Result<(), Error> {
-        match (&self.to.nbd, &self.to.vhost_user) {
-            (Some(address), _) => nbd::run(self, address),
-            (None, Some(socket)) => vhost_user::run(self, socket),
-            // The command line was refused before.
-            (None, None) => Ok(()),
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Image(error) => Self::Image(error),
+            error => Self::Refused(error.to_string()),
         }
     }
+}
 
-    fn spec(&self) -> ImageSpec {
-        ImageSpec {
-            path: self.image.clone(),
-            format: self.format,
-            read_only: self.read_only,
-            cache: match self.cache {
-                CacheMode::Direct => Cache::Direct,
-                CacheMode::Buffered => Cache::Buffered,
-            },
-            backing: if self.backing { BackingPolicy::Open } else { BackingPolicy::Refuse },
+impl Serve {
+    /// Serves until a signal ends it.
+    pub(crate) fn run(&self, output: Output) -> Result<Outcome> {
+        let mut spec = self.source.spec(&self.image)?;
+        spec.read_only = self.read_only;
+        match (&self.to.nbd, &self.to.vhost_user) {
+            (Some(address), _) => nbd::run(self, &spec, address, output)?,
+            (None, Some(socket)) => vhost_user::run(self, &spec, socket, output)?,
+            // The command line was refused before.
+            (None, None) => {}
         }
+        Ok(Outcome::DONE)
     }
 }

@@ -9,12 +9,15 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
+use sky_devices::image::{BackingPolicy, Cache, ImageSpec};
 
 use super::address::{NbdAddress, Uri};
 use super::socket::SocketName;
-use super::{CacheMode, Error, Serve, plugin};
+use super::{Error, Serve, plugin};
+use crate::output::Output;
 
 /// Clients learn that requests must be whole sectors, had better be whole 4 KiB blocks, and may not be longer than
 /// 32 MiB, which bounds the memory of a request. nbdkit refuses what is not so.
@@ -35,7 +38,12 @@ const POLL: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// nbdkit or the plugin is missing, or nbdkit failed: it has said why on standard error.
-pub(super) fn run(serve: &Serve, address: &NbdAddress) -> Result<(), Error> {
+pub(super) fn run(
+    serve: &Serve,
+    spec: &ImageSpec,
+    address: &NbdAddress,
+    output: Output,
+) -> Result<(), Error> {
     let nbdkit = plugin::find_nbdkit()?;
     let plugin = plugin::find_plugin(serve.plugin.as_deref())?;
     let (address, socket) = match address {
@@ -49,18 +57,18 @@ pub(super) fn run(serve: &Serve, address: &NbdAddress) -> Result<(), Error> {
     let mut signals =
         Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(Error::io("signals"))?;
     let mut child = Command::new(&nbdkit)
-        .args(arguments(serve, &address, plugin.into()))
+        .args(arguments(serve, spec, &address, plugin.into()))
         .stdin(Stdio::null())
         .spawn()
         .map_err(Error::io(nbdkit.display().to_string()))?;
-    announce_when_ready(serve, &address);
+    announce_when_ready(serve, &address, output);
     let status = wait(&mut child, &mut signals)?;
     drop(socket);
     if status.success() { Ok(()) } else { Err(Error::Ended(status)) }
 }
 
 /// nbdkit's command line.
-fn arguments(serve: &Serve, address: &NbdAddress, plugin: OsString) -> Vec<OsString> {
+fn arguments(serve: &Serve, spec: &ImageSpec, address: &NbdAddress, plugin: OsString) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = ["--foreground", "--exit-with-parent"].map(Into::into).into();
     match address {
         NbdAddress::Unix(path) => arguments.extend(["--unix".into(), path.into()]),
@@ -68,7 +76,7 @@ fn arguments(serve: &Serve, address: &NbdAddress, plugin: OsString) -> Vec<OsStr
             arguments.extend(["--ipaddr".into(), host.into(), "--port".into(), port.to_string().into()]);
         }
     }
-    if serve.read_only {
+    if spec.read_only {
         arguments.push("--readonly".into());
     }
     arguments.push("--filter=blocksize-policy".into());
@@ -77,14 +85,14 @@ fn arguments(serve: &Serve, address: &NbdAddress, plugin: OsString) -> Vec<OsStr
     }
     arguments.push(plugin);
     let mut file = OsString::from("file=");
-    file.push(&serve.image);
+    file.push(&spec.path);
     arguments.push(file);
-    arguments.push(format!("format={}", serve.format.name()).into());
-    arguments.push(format!("readonly={}", serve.read_only).into());
-    arguments.push(format!("backing={}", serve.backing).into());
-    let cache = match serve.cache {
-        CacheMode::Direct => "direct",
-        CacheMode::Buffered => "buffered",
+    arguments.push(format!("format={}", spec.format).into());
+    arguments.push(format!("readonly={}", spec.read_only).into());
+    arguments.push(format!("backing={}", spec.backing == BackingPolicy::Open).into());
+    let cache = match spec.cache {
+        Cache::Direct => "direct",
+        Cache::Buffered => "buffered",
     };
     arguments.push(format!("cache={cache}").into());
     arguments.extend(BLOCK_SIZES.map(Into::into));
@@ -98,7 +106,7 @@ fn arguments(serve: &Serve, address: &NbdAddress, plugin: OsString) -> Vec<OsStr
 }
 
 /// Prints the URI once nbdkit greets clients, which it does when the image is open. If it never does, it ends.
-fn announce_when_ready(serve: &Serve, address: &NbdAddress) {
+fn announce_when_ready(serve: &Serve, address: &NbdAddress, output: Output) {
     let tls = serve.nbdkit.iter().any(|argument| argument == "--tls=require");
     let uri = Uri { address, tls, export: serve.export.as_deref().unwrap_or_default() }.to_string();
     let address = address.clone();
@@ -107,7 +115,7 @@ fn announce_when_ready(serve: &Serve, address: &NbdAddress) {
         while !greets(&address) {
             thread::sleep(POLL);
         }
-        println!("{uri}");
+        output.print(&json!({ "uri": uri }), || uri.clone());
     });
 }
 

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
+use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sky_devices::block::BlockDevice;
-use sky_devices::image::Image;
+use sky_devices::image::{Image, ImageSpec};
 use sky_devices::virtio::blk::vhost_user;
 use sky_devices::virtio::blk::{Blk, BlkSpec, NoClassifier};
 use tracing::Level;
@@ -16,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::socket::SocketName;
 use super::{Error, Serve};
+use crate::output::Output;
 
 /// Entries of each queue at most: QEMU's default, which keeps requests within what every frontend sets up.
 const QUEUE_SIZE: u16 = 128;
@@ -24,16 +26,17 @@ const QUEUE_SIZE: u16 = 128;
 ///
 /// # Errors
 /// The image or the socket cannot be used, or the host refuses something.
-pub(super) fn run(serve: &Serve, path: &Path) -> Result<(), Error> {
+pub(super) fn run(serve: &Serve, spec: &ImageSpec, path: &Path, output: Output) -> Result<(), Error> {
     // The library's threads have no other way to tell what they met. Somebody may be listening already.
     let _ = tracing_subscriber::fmt().with_max_level(Level::WARN).with_writer(std::io::stderr).try_init();
     let stop = stop_on_signals()?;
-    let image = Arc::new(Image::open(&serve.spec())?);
-    let spec = BlkSpec { serial: serve.serial.clone(), num_queues: serve.queues, queue_size: QUEUE_SIZE };
-    let device = Blk::new(spec, Arc::clone(&image) as Arc<dyn BlockDevice>, Arc::new(NoClassifier))?;
+    let image = Arc::new(Image::open(spec)?);
+    let device = BlkSpec { serial: serve.serial.clone(), num_queues: serve.queues, queue_size: QUEUE_SIZE };
+    let device = Blk::new(device, Arc::clone(&image) as Arc<dyn BlockDevice>, Arc::new(NoClassifier))?;
     let socket = SocketName::claim(path)?;
     let listener = UnixListener::bind(socket.path()).map_err(Error::io(path.display().to_string()))?;
-    println!("vhost-user:{}", socket.path().display());
+    let text = || socket.path().display().to_string();
+    output.print(&json!({ "socket": text() }), text);
     let served = vhost_user::serve(&device, listener, &stop);
     drop(device);
     // Whatever ended it, what was written is brought to the medium.
