@@ -12,4 +12,5 @@
 pub mod block;
 pub mod image;
 pub mod io_class;
+pub mod selfie;
 pub mod virtio;

@@ -1,0 +1,63 @@
+//! How an image is made and opened.
+
+use super::format::Backing;
+
+/// How a new image is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// Size of the disk in bytes, a multiple of 512.
+    pub size: u64,
+    /// How far it can grow, in bytes; the larger of 16 TiB and four times its size if not given.
+    pub max_size: Option<u64>,
+    /// The image below: what is not in the new one is read there.
+    pub backing: Option<Backing>,
+}
+
+impl CreateOptions {
+    /// A disk of `size` bytes on its own.
+    #[must_use]
+    pub fn new(size: u64) -> Self {
+        Self { size, max_size: None, backing: None }
+    }
+}
+
+/// How zones come to be zeros.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Zeroing {
+    /// Zeros are written, so that the file system below has nothing left to decide when data comes.
+    #[default]
+    Written,
+    /// Holes: the file system allocates when data comes. For comparison.
+    Sparse,
+}
+
+/// How an image is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Nothing is written, not even what recovery finds.
+    pub read_only: bool,
+    /// A thread zeroes zones ahead and collects mappings while the disk is idle. Without it both happen where they
+    /// are needed: every run is like the other.
+    pub background: bool,
+    /// The mapping is put into the first block that is written. Without it, all of it goes through the tables.
+    pub embed: bool,
+    /// The tables wait for data, as in formats that do not zero what they allocate. For comparison.
+    pub ordered: bool,
+    /// How zones come to be zeros.
+    pub zeroing: Zeroing,
+    /// What contradicts itself is left out: to read what can be read. Needs `read_only`.
+    pub tolerant: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            background: true,
+            embed: true,
+            ordered: false,
+            zeroing: Zeroing::Written,
+            tolerant: false,
+        }
+    }
+}

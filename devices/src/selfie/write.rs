@@ -1,0 +1,390 @@
+//! Changing the disk, cluster by cluster.
+//!
+//! | the cluster is | what is written | durable with |
+//! |---|---|---|
+//! | nowhere, and the first block compresses | header, that block and those behind it, at once | the next sync |
+//! | nowhere otherwise | the blocks into an N zone; its table at the next flush | that flush |
+//! | embedded, not its lead block | the blocks | the next sync |
+//! | embedded, its lead block, which compresses | the block behind its header | the next sync |
+//! | embedded, its lead block, which does not | the whole cluster into an N zone | the next flush |
+//! | plain | the blocks | the next sync |
+//!
+//! Over a backing image a cluster also says which blocks are its own. That is in the header while a header is looked
+//! at after a crash, and in the table from then on.
+
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
+
+use super::format::{
+    BLOCK, BLOCKS, Blocks, CLUSTER, Cluster, Entry, HEADER, Kind, Lead, Virtual, ZoneKind, compress, expand,
+    is_zero,
+};
+use super::{Core, lock};
+use crate::block::{Error, ErrorKind, Operation, Result};
+
+/// Whole blocks that are to be written, and where in their cluster they begin.
+struct Piece<'a> {
+    first: usize,
+    data: Cow<'a, [u8]>,
+}
+
+impl Piece<'_> {
+    fn end(&self) -> usize {
+        self.first + self.data.len() / BLOCK
+    }
+
+    fn blocks(&self) -> std::ops::Range<usize> {
+        self.first..self.end()
+    }
+
+    /// Content of block `block`, if it is one of these.
+    fn block(&self, block: usize) -> Option<&[u8]> {
+        let at = block.checked_sub(self.first)? * BLOCK;
+        self.data.get(at..at + BLOCK)
+    }
+}
+
+/// The pieces of a range, one for each cluster: the cluster, the offset in it, and the length.
+pub(super) fn pieces(mut offset: u64, length: u64) -> impl Iterator<Item = (Virtual, usize, usize)> {
+    let end = offset + length;
+    std::iter::from_fn(move || {
+        let within = offset % CLUSTER as u64;
+        let length = (CLUSTER as u64 - within).min(end - offset);
+        // A disk has at most 2^30 clusters.
+        let cluster = Virtual(u32::try_from(offset / CLUSTER as u64).ok()?);
+        offset += length;
+        (length > 0).then_some((cluster, usize::try_from(within).ok()?, usize::try_from(length).ok()?))
+    })
+}
+
+impl Core {
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.throttle()?;
+        self.activity.fetch_add(1, Ordering::Relaxed);
+        let mut rest = data;
+        for (cluster, at, length) in pieces(offset, data.len() as u64) {
+            let (piece, later) = rest.split_at(length);
+            rest = later;
+            if !self.write_in_place(cluster, at, piece)? {
+                let _alone = self.locks.exclusive(cluster);
+                self.write_cluster(cluster, at, piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes where nothing but the content changes. Returns false where that is not so.
+    fn write_in_place(&self, of: Virtual, at: usize, data: &[u8]) -> Result<bool> {
+        let unit = self.storage.properties().alignment as usize;
+        if !at.is_multiple_of(unit) || !data.len().is_multiple_of(unit) {
+            return Ok(false);
+        }
+        let _stays = self.locks.shared(of);
+        let entry = self.map.get(of);
+        let (first, end) = (at / BLOCK, (at + data.len()).div_ceil(BLOCK));
+        let here = |block| entry.blocks.get(block) == Blocks::HERE && !entry.is_lead(block);
+        if !entry.is_mapped() || !(first..end).all(here) {
+            return Ok(false);
+        }
+        // They lie one behind the other unless the lead block is among them.
+        self.write_at(entry.offset(first) + (at % BLOCK) as u64, data)?;
+        Ok(true)
+    }
+
+    /// Writes into a cluster that nobody else looks at.
+    fn write_cluster(&self, of: Virtual, at: usize, data: &[u8]) -> Result<()> {
+        let entry = self.map.get(of);
+        let piece = self.whole_blocks(of, &entry, at, data)?;
+        match entry.kind {
+            Kind::Empty | Kind::Zero => self.write_new(of, &entry, &piece),
+            Kind::Embedded => self.write_embedded(of, &entry, &piece),
+            Kind::Plain => self.write_plain(of, &entry, &piece),
+        }
+    }
+
+    /// Completes what begins or ends inside a block.
+    fn whole_blocks<'a>(&self, of: Virtual, entry: &Entry, at: usize, data: &'a [u8]) -> Result<Piece<'a>> {
+        let (first, end) = (at / BLOCK, (at + data.len()).div_ceil(BLOCK));
+        if at.is_multiple_of(BLOCK) && data.len().is_multiple_of(BLOCK) {
+            return Ok(Piece { first, data: Cow::Borrowed(data) });
+        }
+        let mut whole = vec![0; (end - first) * BLOCK];
+        for block in [first, end - 1] {
+            let into = (block - first) * BLOCK;
+            self.read_blocks(of, entry, block, &mut whole[into..into + BLOCK])?;
+        }
+        let start = at % BLOCK;
+        whole[start..start + data.len()].copy_from_slice(data);
+        Ok(Piece { first, data: Cow::Owned(whole) })
+    }
+
+    /// A cluster that is nowhere yet.
+    fn write_new(&self, of: Virtual, entry: &Entry, piece: &Piece<'_>) -> Result<()> {
+        // Where the backing image is seen through what is not written.
+        let through = self.has_backing() && entry.kind == Kind::Empty;
+        if !through && is_zero(&piece.data) {
+            return Ok(());
+        }
+        let mut blocks = match (self.has_backing(), through) {
+            (false, _) => Blocks::ALL_HERE,
+            (true, false) => Blocks::ALL_ZERO,
+            (true, true) => Blocks::default(),
+        };
+        if self.has_backing() {
+            for block in piece.blocks() {
+                let zero = piece.block(block).is_some_and(is_zero);
+                let written = if through { Blocks::FRESH } else { Blocks::HERE };
+                blocks = blocks.with(block, if zero { Blocks::ZERO } else { written });
+            }
+        }
+        let over = entry.kind == Kind::Zero;
+        let lead = piece.block(piece.first).filter(|_| self.embeds).and_then(compress);
+        let Some(payload) = lead else {
+            return self.write_new_plain(of, blocks.settled(), piece, through);
+        };
+        let cluster = self.zones.allocate(ZoneKind::Z, Some(of))?;
+        let sequence = self.next_sequence();
+        let rotation = u8::try_from(piece.first).unwrap_or(0);
+        let entry = Entry { kind: Kind::Embedded, cluster, rotation, sequence, blocks, over, tabled: false };
+        let header = self.header(of, &entry, &payload)?;
+        let mut bytes = piece.data.to_vec();
+        embed(&mut bytes[..BLOCK], &header, &payload);
+        if let Err(error) = self.write_at(cluster.offset(), &bytes) {
+            // What was not written must not turn up after a crash either.
+            self.undo(cluster);
+            return Err(error);
+        }
+        self.counters.embedded.fetch_add(1, Ordering::Relaxed);
+        self.map.set(of, &entry);
+        Ok(())
+    }
+
+    fn write_new_plain(&self, of: Virtual, blocks: Blocks, piece: &Piece<'_>, ordered: bool) -> Result<()> {
+        let cluster = self.zones.allocate(ZoneKind::N, None)?;
+        let at = cluster.offset() + (piece.first * BLOCK) as u64;
+        if let Err(error) = self.write_at(at, &piece.data) {
+            self.flushing.bury(cluster);
+            return Err(error);
+        }
+        self.counters.plain.fetch_add(1, Ordering::Relaxed);
+        let sequence = self.next_sequence();
+        self.map.update(
+            of,
+            &Entry { kind: Kind::Plain, cluster, sequence, blocks, ..Entry::default() },
+            ordered,
+        );
+        Ok(())
+    }
+
+    fn write_plain(&self, of: Virtual, entry: &Entry, piece: &Piece<'_>) -> Result<()> {
+        self.write_at(entry.offset(piece.first), &piece.data)?;
+        let blocks = piece.blocks().fold(entry.blocks, |blocks, block| blocks.with(block, Blocks::HERE));
+        if blocks != entry.blocks {
+            self.map.update(of, &Entry { blocks, sequence: self.next_sequence(), ..*entry }, true);
+        }
+        Ok(())
+    }
+
+    fn write_embedded(&self, of: Virtual, entry: &Entry, piece: &Piece<'_>) -> Result<()> {
+        let lead = usize::from(entry.rotation);
+        let payload = match piece.block(lead) {
+            Some(content) => match self.embeds.then(|| compress(content)).flatten() {
+                Some(payload) => Some(payload),
+                None => return self.relocate(of, entry, piece),
+            },
+            None => None,
+        };
+        let corrupt = || Error::new(ErrorKind::Corrupt, Operation::Write);
+        let (_, frozen) = self.zones.state(entry.cluster).ok_or_else(corrupt)?;
+        let mut blocks = entry.blocks;
+        // A block of zeros that was never durable is taken for one that was not written: so nothing that is zeros now
+        // may be called fresh when it arrives.
+        let mut first_say_so = false;
+        for block in piece.blocks() {
+            let (now, zero) = (blocks.get(block), piece.block(block).is_some_and(is_zero));
+            let then = match now {
+                Blocks::ABSENT if zero => Blocks::ZERO,
+                Blocks::ABSENT if !frozen => Blocks::FRESH,
+                Blocks::FRESH if !zero => Blocks::FRESH,
+                Blocks::ZERO if zero => Blocks::ZERO,
+                _ => Blocks::HERE,
+            };
+            first_say_so |= !frozen && now == Blocks::FRESH && then == Blocks::HERE && block != lead;
+            blocks = blocks.with(block, then);
+        }
+        let changed = Entry { blocks, ..*entry };
+        if blocks != entry.blocks && !frozen && (first_say_so || payload.is_none()) {
+            self.write_header(of, &changed)?;
+            if first_say_so {
+                self.sync()?;
+            }
+        }
+        self.write_around_lead(of, &changed, piece, payload.as_deref())?;
+        if blocks != entry.blocks && frozen {
+            let sequence = self.next_sequence();
+            self.map.update(of, &Entry { sequence, tabled: true, ..changed }, true);
+        } else if blocks != entry.blocks {
+            self.map.set(of, &changed);
+        }
+        Ok(())
+    }
+
+    /// Writes the blocks of an embedded cluster: from the lead block on, and before it.
+    fn write_around_lead(
+        &self,
+        of: Virtual,
+        entry: &Entry,
+        piece: &Piece<'_>,
+        payload: Option<&[u8]>,
+    ) -> Result<()> {
+        let lead = usize::from(entry.rotation);
+        let Some(payload) = payload else {
+            return self.write_at(entry.offset(piece.first), &piece.data);
+        };
+        let (before, behind) = piece.data.split_at((lead - piece.first) * BLOCK);
+        let header = self.header(of, entry, payload)?;
+        let mut bytes = behind.to_vec();
+        embed(&mut bytes[..BLOCK], &header, payload);
+        self.write_at(entry.cluster.offset(), &bytes)?;
+        if !before.is_empty() {
+            self.write_at(entry.offset(piece.first), before)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a lead block again, with a header that says what `entry` says.
+    fn write_header(&self, of: Virtual, entry: &Entry) -> Result<()> {
+        let mut block = vec![0; BLOCK];
+        self.storage.read(entry.cluster.offset(), &mut block)?;
+        let payload = self.payload(of, entry, &block)?.to_vec();
+        let header = self.header(of, entry, &payload)?;
+        embed(&mut block, &header, &payload);
+        self.write_at(entry.cluster.offset(), &block)
+    }
+
+    /// Moves a cluster whose lead block does not compress any more into an N zone.
+    fn relocate(&self, of: Virtual, entry: &Entry, piece: &Piece<'_>) -> Result<()> {
+        let mut bytes = vec![0; CLUSTER];
+        if piece.data.len() < CLUSTER {
+            self.read_own(of, entry, &mut bytes)?;
+        }
+        bytes[piece.first * BLOCK..piece.end() * BLOCK].copy_from_slice(&piece.data);
+        let cluster = self.zones.allocate(ZoneKind::N, None)?;
+        if let Err(error) = self.write_at(cluster.offset(), &bytes) {
+            self.flushing.bury(cluster);
+            return Err(error);
+        }
+        let blocks =
+            piece.blocks().fold(entry.blocks.settled(), |blocks, block| blocks.with(block, Blocks::HERE));
+        let sequence = self.next_sequence();
+        self.map.update(
+            of,
+            &Entry { kind: Kind::Plain, cluster, sequence, blocks, ..Entry::default() },
+            true,
+        );
+        self.flushing.bury(entry.cluster);
+        self.counters.relocated.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Bytes of the header of an embedded cluster.
+    fn header(&self, of: Virtual, entry: &Entry, payload: &[u8]) -> Result<[u8; HEADER]> {
+        let state = self.zones.state(entry.cluster);
+        let (epoch, _) = state.ok_or_else(|| Error::new(ErrorKind::Corrupt, Operation::Write))?;
+        let lead = Lead::new(of, entry.rotation, entry.sequence, entry.blocks, payload);
+        Ok(lead.encode(entry.cluster, epoch, &lock(&self.superblock).secret))
+    }
+
+    /// The compressed content of an embedded cluster's lead block.
+    fn payload<'a>(&self, of: Virtual, entry: &Entry, block: &'a [u8]) -> Result<&'a [u8]> {
+        let corrupt = |why| Error::new(ErrorKind::Corrupt, Operation::Read).because(why);
+        let (epoch, _) = self.zones.state(entry.cluster).ok_or_else(|| corrupt("no such zone"))?;
+        let lead = Lead::decode(block, entry.cluster, epoch, &lock(&self.superblock).secret);
+        lead.filter(|lead| lead.of == of)
+            .ok_or_else(|| corrupt("a lead block is not the cluster's"))?
+            .payload(block)
+            .ok_or_else(|| corrupt("a lead block's checksum is wrong"))
+    }
+
+    /// Expands a lead block in its place.
+    pub(super) fn unpack(&self, of: Virtual, entry: &Entry, block: &mut [u8]) -> Result<()> {
+        let payload = self.payload(of, entry, block)?.to_vec();
+        if expand(&payload, block) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Corrupt, Operation::Read).because("a lead block does not expand"))
+    }
+
+    /// A cluster whose first write failed is nobody's.
+    fn undo(&self, cluster: Cluster) {
+        if self.write_at(cluster.offset(), &[0; BLOCK]).is_err() {
+            // It would be taken for the disk's after a crash, and nothing can be done about that.
+            self.failed.store(true, Ordering::Release);
+        }
+        self.flushing.bury(cluster);
+    }
+
+    pub(super) fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        self.clear(offset, length, true)
+    }
+
+    pub(super) fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
+        self.clear(offset, length, unmap)
+    }
+
+    /// Makes a range zeros, and gives its space back if `unmap`.
+    fn clear(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
+        self.throttle()?;
+        self.activity.fetch_add(1, Ordering::Relaxed);
+        let zeroes = [0; CLUSTER];
+        let size = self.size.load(Ordering::Acquire);
+        for (of, at, length) in pieces(offset, length) {
+            let _alone = self.locks.exclusive(of);
+            let entry = self.map.get(of);
+            // The last cluster of a disk may be a part of one.
+            let whole = at == 0 && (length == CLUSTER || of.offset() + length as u64 == size);
+            match entry.kind {
+                Kind::Zero => {}
+                Kind::Empty if !self.has_backing() => {}
+                _ if whole && (unmap || !entry.is_mapped()) => self.give_up(of, &entry),
+                _ if unmap && self.punch(&entry, at, length)? => {}
+                _ => self.write_cluster(of, at, &zeroes[..length])?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A cluster is zeros from now on, wherever it lay.
+    fn give_up(&self, of: Virtual, entry: &Entry) {
+        self.map.update(of, &Entry::zero(self.next_sequence()), false);
+        if entry.is_mapped() {
+            self.flushing.bury(entry.cluster);
+        }
+        self.counters.discarded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Makes holes of whole blocks that lie in the image and are not read from elsewhere. Returns false, with nothing
+    /// done, where there is more to it.
+    fn punch(&self, entry: &Entry, at: usize, length: usize) -> Result<bool> {
+        let blocks = at / BLOCK..(at + length) / BLOCK;
+        let here = |block| entry.blocks.get(block) == Blocks::HERE && !entry.is_lead(block);
+        if !at.is_multiple_of(BLOCK)
+            || !length.is_multiple_of(BLOCK)
+            || !entry.is_mapped()
+            || !blocks.clone().all(here)
+        {
+            return Ok(false);
+        }
+        self.storage.punch(entry.offset(blocks.start), length as u64)
+    }
+}
+
+/// Puts a header and compressed content into a block.
+fn embed(block: &mut [u8], header: &[u8; HEADER], payload: &[u8]) {
+    let end = HEADER + payload.len();
+    block[..HEADER].copy_from_slice(header);
+    block[HEADER..end].copy_from_slice(payload);
+    block[end..].fill(0);
+}
+
+const _: () = assert!(BLOCKS * BLOCK == CLUSTER);

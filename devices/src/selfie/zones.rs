@@ -1,0 +1,458 @@
+//! Where clusters come from: zones that are zeroed ahead, and handed out from the first cluster to the last.
+//!
+//! ```text
+//!            activate: grow, zero the first clusters, table entry, sync      all dead, and that is durable
+//!   free ──────────────────────────────▶ open ──────▶ full ─────────────────────────────▶ free, epoch + 1
+//!                                         │ zero more, sync, then hand out
+//! ```
+//!
+//! No cluster is handed out twice while its zone is in use: one that is given up stays dead, with a hole in its place,
+//! until the whole zone is. So a header, or a table that speaks of a cluster, is never about something else's data.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::format::{Cluster, Layout, SLOTS, SUMMARIES, Virtual, ZONE, ZONE_ENTRY, ZoneEntry, ZoneKind};
+use super::options::Zeroing;
+use crate::block::{Error, ErrorKind, Operation, Result, Storage};
+
+/// Clusters that are zeroed at once, at least and at most: the first ones of a new image should not take long, and
+/// every piece costs a sync.
+const PIECES: (u16, u16) = (16, 128);
+/// How far ahead zeros are written at most, in clusters.
+const AHEAD: u64 = 512;
+/// Bytes of one write of zeros.
+const ZEROES: usize = 1 << 20;
+
+/// One zone.
+#[derive(Debug)]
+pub(super) struct Zone {
+    pub(super) entry: ZoneEntry,
+    /// The next cluster that is handed out; those before are in use or dead.
+    pub(super) next: u16,
+    /// Clusters before this one, and not before `next`, are zeros, durably.
+    pub(super) zeroed: u16,
+    /// Clusters in use.
+    pub(super) live: u16,
+    /// Headers of clusters before this one do not change any more: a summary is being written, or was.
+    pub(super) frozen: u16,
+    /// Of a Z zone: what was put into clusters that the summary does not know yet.
+    owners: Vec<Option<Virtual>>,
+}
+
+impl Zone {
+    /// A zone as its entry describes it, none of whose clusters is known to be in use.
+    pub(super) fn new(entry: ZoneEntry) -> Self {
+        Self { entry, next: 0, zeroed: 0, live: 0, frozen: entry.committed, owners: Vec::new() }
+    }
+
+    /// Cluster `slot` holds `of`, or something that is not the disk's.
+    pub(super) fn occupy(&mut self, slot: u16, of: Option<Virtual>) {
+        self.live += 1;
+        self.next = self.next.max(slot.saturating_add(1));
+        self.own(slot, of);
+    }
+
+    fn own(&mut self, slot: u16, of: Option<Virtual>) {
+        let slot = usize::from(slot);
+        if self.entry.kind == ZoneKind::Z && of.is_some() {
+            if self.owners.len() <= slot {
+                self.owners.resize(slot + 1, None);
+            }
+            self.owners[slot] = of;
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    zones: Vec<Zone>,
+    /// Zones of either kind that are not full, the one in use first.
+    open: [VecDeque<u32>; 2],
+    /// Z zones that are full and whose summaries do not know all.
+    full: Vec<u32>,
+    /// Clusters that were handed out, by kind.
+    handed: [u64; 2],
+}
+
+/// All zones of an image.
+#[derive(Debug)]
+pub(super) struct Zones {
+    layout: Layout,
+    storage: Arc<dyn Storage>,
+    zeroing: Zeroing,
+    inner: Mutex<Inner>,
+    /// Held by whoever zeroes: one at a time.
+    preparing: Mutex<()>,
+    /// Held while a block of the zone table is made and written.
+    table: Mutex<()>,
+    pub(super) zeroed_bytes: AtomicU64,
+}
+
+fn index(kind: ZoneKind) -> usize {
+    usize::from(kind == ZoneKind::N)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in between leaves clusters that nobody uses, nothing worse.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a batch of a Z zone's clusters holds, for its summary.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) zone: u32,
+    pub(super) entry: ZoneEntry,
+    /// Up to which cluster.
+    pub(super) end: u16,
+    pub(super) owners: Vec<Option<Virtual>>,
+}
+
+impl Zones {
+    /// The zones of an image; those that are not full are handed out from where they were left.
+    pub(super) fn new(layout: Layout, storage: Arc<dyn Storage>, zeroing: Zeroing, zones: Vec<Zone>) -> Self {
+        let mut inner = Inner { zones, ..Inner::default() };
+        for (number, zone) in (0u32..).zip(&mut inner.zones) {
+            match zone.entry.kind {
+                ZoneKind::Free => {}
+                kind if zone.next < SLOTS => inner.open[index(kind)].push_back(number),
+                ZoneKind::Z if zone.entry.committed < SLOTS => inner.full.push(number),
+                _ => {}
+            }
+        }
+        Self {
+            layout,
+            storage,
+            zeroing,
+            inner: Mutex::new(inner),
+            preparing: Mutex::default(),
+            table: Mutex::default(),
+            zeroed_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    /// Hands out a cluster that is zeros, for `of` or for something that is not the disk's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] when the image cannot grow; nothing has changed then.
+    pub(super) fn allocate(&self, kind: ZoneKind, of: Option<Virtual>) -> Result<Cluster> {
+        loop {
+            if let Some(cluster) = self.hand_out(kind, of) {
+                return Ok(cluster);
+            }
+            self.prepare(kind, 1)?;
+        }
+    }
+
+    fn hand_out(&self, kind: ZoneKind, of: Option<Virtual>) -> Option<Cluster> {
+        let mut inner = self.lock();
+        let Inner { zones, open, full, handed, .. } = &mut *inner;
+        let open = &mut open[index(kind)];
+        while let Some(&number) = open.front() {
+            let zone = zones.get_mut(number as usize)?;
+            if zone.next >= SLOTS {
+                open.pop_front();
+                if kind == ZoneKind::Z {
+                    full.push(number);
+                }
+                continue;
+            }
+            if zone.next >= zone.zeroed {
+                return None;
+            }
+            let slot = zone.next;
+            zone.occupy(slot, of);
+            handed[index(kind)] += 1;
+            return Some(Cluster(self.layout.zone(number)?.0 + u32::from(slot)));
+        }
+        None
+    }
+
+    /// How many clusters of a kind can be handed out without waiting.
+    fn ready(inner: &Inner, kind: ZoneKind) -> u64 {
+        let open = inner.open[index(kind)].iter().filter_map(|&number| inner.zones.get(number as usize));
+        open.map(|zone| u64::from(zone.zeroed.saturating_sub(zone.next))).sum()
+    }
+
+    /// Whether zeros should be written ahead for clusters of this kind: as many as were handed out so far, so that an
+    /// image that is hardly used stays small.
+    pub(super) fn wants_zeroes(&self, kind: ZoneKind) -> Option<u64> {
+        let inner = self.lock();
+        let ahead = inner.handed[index(kind)].min(AHEAD);
+        (Self::ready(&inner, kind) < ahead).then_some(ahead)
+    }
+
+    /// Zeroes the next clusters of a kind, unless `ahead` are ready.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`], or the medium failed. Nothing has changed then.
+    pub(super) fn prepare(&self, kind: ZoneKind, ahead: u64) -> Result<()> {
+        let _one = lock(&self.preparing);
+        let extended = {
+            let inner = self.lock();
+            if Self::ready(&inner, kind) >= ahead {
+                return Ok(());
+            }
+            let last = inner.open[index(kind)].back().copied();
+            last.and_then(|number| {
+                let zone = inner.zones.get(number as usize)?;
+                let from = zone.zeroed.max(zone.next);
+                (from < SLOTS).then_some((number, from))
+            })
+        };
+        let (number, from) = match extended {
+            Some(place) => place,
+            None => (self.choose()?, 0),
+        };
+        let end = from.saturating_add(from.clamp(PIECES.0, PIECES.1)).min(SLOTS);
+        let first = self.layout.zone(number).ok_or_else(no_space)?;
+        if extended.is_none() {
+            self.storage.grow(first.offset() + ZONE)?;
+        }
+        self.zero(Cluster(first.0 + u32::from(from)), u32::from(end - from))?;
+        if extended.is_none() {
+            self.enter(number, kind)?;
+        }
+        if let Err(error) = self.storage.sync() {
+            if extended.is_none() {
+                self.leave(number);
+            }
+            return Err(error);
+        }
+        let mut inner = self.lock();
+        let Inner { zones, open, .. } = &mut *inner;
+        if let Some(zone) = zones.get_mut(number as usize) {
+            zone.zeroed = end;
+            if extended.is_none() {
+                open[index(kind)].push_back(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// A zone that is free, or a new one.
+    fn choose(&self) -> Result<u32> {
+        let mut inner = self.lock();
+        let free = inner.zones.iter().position(|zone| zone.entry.kind == ZoneKind::Free);
+        let number = free.unwrap_or(inner.zones.len());
+        let number = u32::try_from(number).map_err(|_| no_space())?;
+        let fits = self.layout.zone(number).is_some_and(|first| {
+            self.storage.properties().growable || first.offset() + ZONE <= self.storage.size()
+        });
+        if !fits {
+            return Err(no_space());
+        }
+        if free.is_none() {
+            inner.zones.push(Zone::new(ZoneEntry::default()));
+        }
+        Ok(number)
+    }
+
+    /// Writes zeros.
+    fn zero(&self, first: Cluster, count: u32) -> Result<()> {
+        let (mut at, end) = (first.offset(), Cluster(first.0 + count).offset());
+        self.zeroed_bytes.fetch_add(end - at, Ordering::Relaxed);
+        if self.zeroing == Zeroing::Sparse && self.storage.punch(at, end - at)? {
+            return Ok(());
+        }
+        let zeroes = vec![0; ZEROES];
+        while at < end {
+            let length = ZEROES.min(usize::try_from(end - at).unwrap_or(ZEROES));
+            self.storage.write(at, &zeroes[..length])?;
+            at += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Takes a free zone into use.
+    fn enter(&self, number: u32, kind: ZoneKind) -> Result<()> {
+        {
+            let mut inner = self.lock();
+            let summary = (kind == ZoneKind::Z).then(|| self.summary_place(&inner, number)).flatten();
+            let Some(zone) = inner.zones.get_mut(number as usize) else { return Err(no_space()) };
+            let epoch = zone.entry.epoch.wrapping_add(1);
+            let (summary, part) = summary.unwrap_or_default();
+            *zone = Zone::new(ZoneEntry { kind, epoch, summary, part, ..ZoneEntry::default() });
+            if kind == ZoneKind::Z && part == 0 {
+                // The first cluster is for the summaries of this zone and of the next ones.
+                zone.occupy(0, None);
+            }
+        }
+        let written = self.write_entry(number);
+        if written.is_err() {
+            self.leave(number);
+        }
+        written
+    }
+
+    fn leave(&self, number: u32) {
+        if let Some(zone) = self.lock().zones.get_mut(number as usize) {
+            *zone = Zone::new(ZoneEntry { epoch: zone.entry.epoch, ..ZoneEntry::default() });
+        }
+    }
+
+    /// Where the summary of a new Z zone goes: behind those of others, or into its own first cluster.
+    fn summary_place(&self, inner: &Inner, number: u32) -> Option<(Cluster, u8)> {
+        let mut parts = std::collections::BTreeMap::<Cluster, u8>::new();
+        for zone in inner.zones.iter().filter(|zone| zone.entry.kind == ZoneKind::Z) {
+            *parts.entry(zone.entry.summary).or_default() |= 1 << (zone.entry.part % SUMMARIES);
+        }
+        // Part 0 is the zone's whose cluster it is: where that is gone, so is the cluster.
+        let shared =
+            parts.into_iter().rev().find(|&(_, parts)| parts & 1 == 1 && parts != (1 << SUMMARIES) - 1);
+        if let Some((cluster, parts)) = shared {
+            return Some((cluster, u8::try_from(parts.trailing_ones()).ok()?));
+        }
+        Some((self.layout.zone(number)?, 0))
+    }
+
+    /// Writes the block of the zone table with the entry of a zone.
+    fn write_entry(&self, number: u32) -> Result<()> {
+        let _table = lock(&self.table);
+        let unit = self.storage.properties().alignment.max(512);
+        let per_block = unit / ZONE_ENTRY as u32;
+        let first = number / per_block * per_block;
+        let mut block = vec![0; unit as usize];
+        {
+            let inner = self.lock();
+            for (number, place) in (first..).zip(block.chunks_exact_mut(ZONE_ENTRY)) {
+                if let Some(zone) = inner.zones.get(number as usize) {
+                    let zeroed = zone.zeroed.max(zone.next);
+                    place.copy_from_slice(&ZoneEntry { zeroed, ..zone.entry }.encode(number));
+                }
+            }
+        }
+        self.storage.write(self.layout.zone_table + u64::from(first) * ZONE_ENTRY as u64, &block)
+    }
+
+    /// Writes all entries of zones that are not full: how far they are zeroed.
+    pub(super) fn write_open(&self) -> Result<()> {
+        let open: Vec<u32> = self.lock().open.iter().flatten().copied().collect();
+        open.into_iter().try_for_each(|number| self.write_entry(number))
+    }
+
+    /// What a cluster's header has to know, and whether it may still change: its zone's epoch, and whether a summary
+    /// speaks of it.
+    pub(super) fn state(&self, cluster: Cluster) -> Option<(u32, bool)> {
+        let (number, slot) = self.layout.slot(cluster)?;
+        let inner = self.lock();
+        let zone = inner.zones.get(number as usize)?;
+        Some((zone.entry.epoch, slot < zone.frozen))
+    }
+
+    /// Whether a summary that is durable speaks of a cluster.
+    pub(super) fn is_committed(&self, cluster: Cluster) -> bool {
+        let Some((number, slot)) = self.layout.slot(cluster) else { return false };
+        self.lock().zones.get(number as usize).is_some_and(|zone| slot < zone.entry.committed)
+    }
+
+    /// A cluster is dead, durably. A zone of dead clusters is free again.
+    pub(super) fn release(&self, cluster: Cluster) -> Result<()> {
+        self.layout.slot(cluster).map_or(Ok(()), |(number, _)| self.unpin(number))
+    }
+
+    /// A zone has one reason less to stay.
+    fn unpin(&self, number: u32) -> Result<()> {
+        {
+            let mut inner = self.lock();
+            if let Some(zone) = inner.zones.get_mut(number as usize) {
+                zone.live = zone.live.saturating_sub(1);
+            }
+            if !self.is_dead(&inner, number) {
+                return Ok(());
+            }
+            inner.full.retain(|&full| full != number);
+            if let Some(zone) = inner.zones.get_mut(number as usize) {
+                *zone = Zone::new(ZoneEntry { epoch: zone.entry.epoch, ..ZoneEntry::default() });
+            }
+        }
+        // Not synced: until it is, the zone is one of dead clusters, as it was.
+        self.write_entry(number)
+    }
+
+    fn is_dead(&self, inner: &Inner, number: u32) -> bool {
+        let Some(zone) = inner.zones.get(number as usize) else { return false };
+        let own_summary = self.layout.zone(number) == Some(zone.entry.summary);
+        let shared = || {
+            let others = (0u32..).zip(&inner.zones).filter(|(other, _)| *other != number);
+            others
+                .into_iter()
+                .any(|(_, other)| !other.entry.summary.is_none() && other.entry.summary == zone.entry.summary)
+        };
+        zone.entry.kind != ZoneKind::Free
+            && zone.next >= SLOTS
+            && zone.live == u16::from(own_summary)
+            && !(own_summary && shared())
+    }
+
+    /// Whether there are Z zones that are full and have to be summarised.
+    pub(super) fn full(&self) -> usize {
+        self.lock().full.len()
+    }
+
+    /// Freezes what a summary could speak of, of full zones or of all. Their zones stay until each batch is
+    /// [committed](Self::committed) or [given up](Self::give_up).
+    pub(super) fn freeze(&self, all: bool) -> Vec<Batch> {
+        let mut inner = self.lock();
+        let mut numbers = inner.full.clone();
+        if all {
+            numbers.extend(&inner.open[index(ZoneKind::Z)]);
+        }
+        let mut batches = Vec::new();
+        for number in numbers {
+            let Some(zone) = inner.zones.get_mut(number as usize) else { continue };
+            if zone.next > zone.entry.committed {
+                zone.frozen = zone.next;
+                zone.live += 1;
+                let (entry, end, owners) = (zone.entry, zone.next, zone.owners.clone());
+                batches.push(Batch { zone: number, entry, end, owners });
+            }
+        }
+        batches
+    }
+
+    /// A zone's summary is durable.
+    pub(super) fn committed(&self, batch: &Batch) -> Result<()> {
+        {
+            let mut inner = self.lock();
+            let Inner { zones, full, .. } = &mut *inner;
+            let Some(zone) = zones.get_mut(batch.zone as usize) else { return Ok(()) };
+            zone.entry.committed = batch.end;
+            if batch.end >= SLOTS {
+                full.retain(|&number| number != batch.zone);
+                zone.owners = Vec::new();
+            }
+        }
+        let written = self.write_entry(batch.zone);
+        self.unpin(batch.zone).and(written)
+    }
+
+    /// A zone's summary was not written.
+    pub(super) fn give_up(&self, batch: &Batch) {
+        // What fails here is a free zone's entry, which says less than it could.
+        let _ = self.unpin(batch.zone);
+    }
+
+    /// Calls `visit` with every zone.
+    pub(super) fn for_each(&self, mut visit: impl FnMut(u32, &Zone)) {
+        let inner = self.lock();
+        (0u32..).zip(&inner.zones).for_each(|(number, zone)| visit(number, zone));
+    }
+
+    /// Bytes of memory that they take.
+    pub(super) fn memory(&self) -> usize {
+        let inner = self.lock();
+        let owners: usize =
+            inner.zones.iter().map(|zone| zone.owners.capacity() * size_of::<Option<Virtual>>()).sum();
+        inner.zones.capacity() * size_of::<Zone>() + owners
+    }
+}
+
+fn no_space() -> Error {
+    Error::new(ErrorKind::NoSpace, Operation::Write).because("the image cannot get another zone")
+}
