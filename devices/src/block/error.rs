@@ -30,6 +30,8 @@ pub enum Operation {
     Discard,
     /// Zeroing blocks.
     WriteZeroes,
+    /// Making the medium larger.
+    Grow,
 }
 
 impl fmt::Display for Operation {
@@ -44,6 +46,7 @@ impl fmt::Display for Operation {
             Self::Flush => "flush",
             Self::Discard => "discard",
             Self::WriteZeroes => "write zeroes",
+            Self::Grow => "grow",
         })
     }
 }

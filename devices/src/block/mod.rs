@@ -11,15 +11,19 @@ use std::fmt;
 
 use crate::io_class::IoTag;
 
+mod counts;
 mod error;
-mod locked;
+mod file;
+mod lock;
 mod memory;
 mod range;
 mod raw;
+pub mod simulated;
 mod storage;
 
+pub use counts::StorageCounts;
 pub use error::{Error, ErrorKind, Operation, Result};
-pub(crate) use locked::{open_exclusive, open_shared};
+pub use file::{Cache, FileOptions, FileStorage};
 pub use memory::MemoryDisk;
 pub use range::check_range;
 pub(crate) use range::length_of;

@@ -15,8 +15,13 @@ pub fn check_range(operation: Operation, size: u64, offset: u64, length: u64) ->
 
 /// Length of a buffer in bytes as the block stack counts it.
 pub(crate) fn length_of(buffer: &[u8]) -> u64 {
-    // A slice never exceeds isize::MAX bytes; the fallback only makes the range check fail.
-    u64::try_from(buffer.len()).unwrap_or(u64::MAX)
+    to_u64(buffer.len())
+}
+
+/// A number of things in memory, or an index of one, as the block stack counts.
+pub(crate) fn to_u64(number: usize) -> u64 {
+    // Nothing in memory exceeds isize::MAX bytes; the fallback only makes the range check fail.
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,24 +1,16 @@
 //! A raw image: a regular file or a host block device whose bytes are the disk's bytes.
 //!
-//! The image is locked while it is open, so that two machines cannot write one disk. A failed flush poisons the
-//! device: the kernel may have dropped the dirty pages and will report success next time, so asking again would turn
-//! lost writes into a promise that they are safe.
+//! It is a [`FileStorage`] that guests may use as it is: through the host's page cache, so that a guest's blocks of 512
+//! bytes need not be the medium's.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-use vmm_sys_util::fallocate::{FallocateMode, fallocate};
-
-use super::range::{check_range, length_of};
-use super::{BlockDevice, Error, ErrorKind, Geometry, Operation, Result};
+use super::file::{Cache, FileOptions, FileStorage};
+use super::range::length_of;
+use super::{BlockDevice, Error, ErrorKind, Geometry, Operation, Result, Storage};
 use crate::io_class::IoTag;
 
 mod extents;
-pub(super) mod lock;
 mod space;
 
 /// Bytes of one write where zeros have to be written out.
@@ -44,15 +36,8 @@ impl RawOptions {
 /// An open and locked raw image.
 #[derive(Debug)]
 pub struct RawFile {
-    file: File,
-    path: PathBuf,
+    file: FileStorage,
     geometry: Geometry,
-    poisoned: AtomicBool,
-    /// Held through a flush and its verdict: the kernel reports a lost write to one fdatasync only, so a second one
-    /// beside it could succeed before the first has poisoned the device.
-    flushing: Mutex<()>,
-    /// Makes writes durable. Tests put a failing one here; a disk that fails on demand is hard to come by.
-    sync: fn(&File) -> io::Result<()>,
 }
 
 impl RawFile {
@@ -63,70 +48,14 @@ impl RawFile {
     /// [`ErrorKind::Io`] if the image cannot be used, [`ErrorKind::Locked`] if another instance has it open.
     pub fn open(options: RawOptions) -> Result<Self> {
         let RawOptions { path, read_only } = options;
-        let fail = |error: Error| error.on(&path);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            // Opening a FIFO must not wait for its other end; files and disks ignore the flag.
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path)
-            .map_err(|error| fail(Error::from_io(Operation::Open, error)))?;
-        let kind = file.metadata().map_err(|error| fail(Error::from_io(Operation::Open, error)))?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(fail(Error::new(ErrorKind::NotAFile, Operation::Open)));
-        }
-        lock::try_lock(&file, !read_only).map_err(|error| {
-            fail(match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EACCES) => Error::new(ErrorKind::Locked, Operation::Lock),
-                _ => Error::from_io(Operation::Lock, error),
-            })
-        })?;
-        // The metadata of a block device says zero bytes; its end is where seeking ends.
-        let size =
-            file.seek(SeekFrom::End(0)).map_err(|error| fail(Error::from_io(Operation::Open, error)))?;
+        let file =
+            FileStorage::open(FileOptions { read_only, cache: Cache::Buffered, ..FileOptions::new(path) })?;
+        let size = file.size();
         if size == 0 || !size.is_multiple_of(512) {
-            return Err(fail(Error::new(ErrorKind::BadSize, Operation::Open).at(0, size)));
+            return Err(Error::new(ErrorKind::BadSize, Operation::Open).at(0, size).on(file.path()));
         }
-        Ok(Self {
-            file,
-            path,
-            geometry: Geometry { size, logical_block_size: 512, physical_block_size: 4096, read_only },
-            poisoned: AtomicBool::new(false),
-            flushing: Mutex::new(()),
-            sync: File::sync_data,
-        })
-    }
-
-    fn check_change(&self, operation: Operation, offset: u64, length: u64) -> Result<()> {
-        let refuse = |kind| Err(Error::new(kind, operation).at(offset, length).on(&self.path));
-        if self.geometry.read_only {
-            return refuse(ErrorKind::ReadOnly);
-        }
-        if self.poisoned.load(Ordering::Acquire) {
-            return refuse(ErrorKind::Poisoned);
-        }
-        check_range(operation, self.geometry.size, offset, length).map_err(|error| error.on(&self.path))
-    }
-
-    fn failed(&self, operation: Operation, offset: u64, length: u64, cause: io::Error) -> Error {
-        Error::from_io(operation, cause).at(offset, length).on(&self.path)
-    }
-
-    /// Asks the file system for a hole, or for zeros that keep their space. Says whether it can do that at all.
-    fn allocate(&self, operation: Operation, hole: bool, offset: u64, length: u64) -> Result<bool> {
-        if length == 0 {
-            return Ok(true);
-        }
-        loop {
-            let mode = if hole { FallocateMode::PunchHole } else { FallocateMode::ZeroRange };
-            let Err(error) = fallocate(&self.file, mode, true, offset, length) else { return Ok(true) };
-            match error.errno() {
-                libc::EINTR => {}
-                // Block devices answer EINVAL for ranges that are no multiple of their own block size.
-                libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL => return Ok(false),
-                _ => return Err(self.failed(operation, offset, length, error.into())),
-            }
-        }
+        let geometry = Geometry { size, logical_block_size: 512, physical_block_size: 4096, read_only };
+        Ok(Self { file, geometry })
     }
 
     /// Writes zeros where the file system cannot make them.
@@ -136,9 +65,7 @@ impl RawFile {
         let mut position = offset;
         while position < end {
             let chunk = usize::try_from(end - position).unwrap_or(usize::MAX).min(ZERO_CHUNK);
-            self.file
-                .write_all_at(&zeroes[..chunk], position)
-                .map_err(|error| self.failed(Operation::WriteZeroes, offset, length, error))?;
+            self.file.write(position, &zeroes[..chunk])?;
             position += length_of(&zeroes[..chunk]);
         }
         Ok(())
@@ -151,46 +78,25 @@ impl BlockDevice for RawFile {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8], _tags: &[IoTag]) -> Result<()> {
-        let length = length_of(buffer);
-        check_range(Operation::Read, self.geometry.size, offset, length)
-            .map_err(|error| error.on(&self.path))?;
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|error| self.failed(Operation::Read, offset, length, error))
+        self.file.read(offset, buffer)
     }
 
     fn write(&self, offset: u64, data: &[u8], _tags: &[IoTag]) -> Result<()> {
-        let length = length_of(data);
-        self.check_change(Operation::Write, offset, length)?;
-        self.file
-            .write_all_at(data, offset)
-            .map_err(|error| self.failed(Operation::Write, offset, length, error))
+        self.file.write(offset, data)
     }
 
     fn flush(&self) -> Result<()> {
-        if self.geometry.read_only {
-            return Ok(());
-        }
-        let _verdict = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.poisoned.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Poisoned, Operation::Flush).on(&self.path));
-        }
-        (self.sync)(&self.file).map_err(|error| {
-            self.poisoned.store(true, Ordering::Release);
-            Error::from_io(Operation::Flush, error).on(&self.path)
-        })
+        self.file.sync()
     }
 
     /// Punches a hole. Where the file system has no holes the blocks keep what they hold: a discard is advice, and
     /// writing zeros instead would take the space that the guest wants to give back.
     fn discard(&self, offset: u64, length: u64) -> Result<()> {
-        self.check_change(Operation::Discard, offset, length)?;
-        self.allocate(Operation::Discard, true, offset, length).map(|_| ())
+        self.file.zero(Operation::Discard, true, offset, length).map(|_| ())
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
-        self.check_change(Operation::WriteZeroes, offset, length)?;
-        if self.allocate(Operation::WriteZeroes, unmap, offset, length)? {
+        if self.file.zero(Operation::WriteZeroes, unmap, offset, length)? {
             return Ok(());
         }
         self.write_out_zeroes(offset, length)
@@ -199,6 +105,8 @@ impl BlockDevice for RawFile {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     fn image(size: usize) -> (tempfile::NamedTempFile, RawFile) {
@@ -211,10 +119,10 @@ mod tests {
     #[test]
     fn failed_flush_poisons_and_is_not_tried_again() {
         let (_file, mut raw) = image(4096);
-        raw.sync = |_| Err(io::Error::from_raw_os_error(libc::EIO));
+        raw.file.replace_sync(|_| Err(io::Error::from_raw_os_error(libc::EIO)));
         assert_eq!(raw.flush().unwrap_err().kind(), ErrorKind::Io);
         // From here on the kernel would say that all is well.
-        raw.sync = |_| Ok(());
+        raw.file.replace_sync(|_| Ok(()));
         assert_eq!(raw.flush().unwrap_err().kind(), ErrorKind::Poisoned);
         assert_eq!(raw.write(0, &[0; 512], &[]).unwrap_err().kind(), ErrorKind::Poisoned);
         assert_eq!(raw.discard(0, 512).unwrap_err().kind(), ErrorKind::Poisoned);

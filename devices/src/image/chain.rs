@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Format;
-use super::open::{BackingPolicy, Cache, Image, ImageSpec};
-use crate::block::{BlockDevice, Error, ErrorKind, Operation, Result, length_of};
+use super::open::{BackingPolicy, Image, ImageSpec};
+use crate::block::{BlockDevice, Cache, Error, ErrorKind, Operation, Result, length_of};
 
 /// Images that one chain may have.
 const MAX_DEPTH: usize = 32;

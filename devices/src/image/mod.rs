@@ -27,7 +27,7 @@ pub use copy::{Copied, CopyOptions, commit, copy};
 pub use extent::{Extent, ExtentKind, Located};
 pub use format::{Format, UnknownFormat};
 pub use new::{NewImage, NewImageOptions};
-pub use open::{BackingPolicy, Cache, Image, ImageSpec};
+pub use open::{BackingPolicy, Image, ImageSpec};
 pub use qcow2::{NamedBacking, Qcow2Source};
 pub use size::{NotASize, format_size, parse_size};
 pub use work::Work;

@@ -9,7 +9,9 @@ use tempfile::TempPath;
 
 use super::Format;
 use super::open::{Image, ImageSpec};
-use crate::block::{BlockDevice, Error, ErrorKind, Geometry, Operation, Result};
+use crate::block::{
+    BlockDevice, Cache, Error, ErrorKind, FileOptions, FileStorage, Geometry, Operation, Result,
+};
 
 /// Which image to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +61,7 @@ impl NewImage {
         }
         if old.is_some() {
             // Whoever has it open would go on with a file that has lost its name.
-            drop(crate::block::open_exclusive(&path)?);
+            drop(FileStorage::open(FileOptions { cache: Cache::Buffered, ..FileOptions::new(&path) })?);
         }
         let device = old.as_ref().is_some_and(|old| old.file_type().is_block_device());
         let temporary = match device {

@@ -7,7 +7,7 @@ use super::chain::Chain;
 use super::extent::{Extent, ExtentKind, Extents, Located};
 use super::{Format, NamedBacking, Qcow2Source};
 use crate::block::{
-    BlockDevice, Error, ErrorKind, Geometry, Operation, RawFile, RawOptions, Result, check_range,
+    BlockDevice, Cache, Error, ErrorKind, Geometry, Operation, RawFile, RawOptions, Result, check_range,
 };
 use crate::io_class::IoTag;
 
@@ -23,16 +23,6 @@ pub enum BackingPolicy {
     Leave,
 }
 
-/// Whether the host's page cache is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cache {
-    /// Not for formats that keep what they need themselves; raw images always use it.
-    #[default]
-    Direct,
-    /// For every format.
-    Buffered,
-}
-
 /// Which image to open, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageSpec {
@@ -42,7 +32,7 @@ pub struct ImageSpec {
     pub format: Format,
     /// Refuse changes, and share the image with other readers.
     pub read_only: bool,
-    /// Whether the host's page cache is used.
+    /// Whether the host's page cache is used; raw and qcow2 images always use it.
     pub cache: Cache,
     /// What happens with the backing image that it names.
     pub backing: BackingPolicy,
@@ -52,7 +42,7 @@ impl ImageSpec {
     /// An image to be read and written.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, format: Format) -> Self {
-        let (cache, backing) = (Cache::default(), BackingPolicy::default());
+        let (cache, backing) = (Cache::Direct, BackingPolicy::default());
         Self { path: path.into(), format, read_only: false, cache, backing }
     }
 
@@ -73,7 +63,7 @@ impl ImageSpec {
 
 #[derive(Debug)]
 enum Disk {
-    Raw(RawFile),
+    Raw(Box<RawFile>),
     Qcow2(Qcow2Source),
 }
 
@@ -103,7 +93,7 @@ impl Image {
         let (disk, backing) = match spec.format {
             Format::Raw => {
                 let options = RawOptions { path: spec.path.clone(), read_only: spec.read_only };
-                (Disk::Raw(RawFile::open(options)?), None)
+                (Disk::Raw(Box::new(RawFile::open(options)?)), None)
             }
             Format::Qcow2 => open_qcow2(spec, chain)?,
             Format::Selfie => {
@@ -220,7 +210,7 @@ impl Image {
 
     fn device(&self) -> &dyn BlockDevice {
         match &self.disk {
-            Disk::Raw(raw) => raw,
+            Disk::Raw(raw) => raw.as_ref(),
             Disk::Qcow2(qcow2) => qcow2,
         }
     }

@@ -12,7 +12,10 @@ use imago::qcow2::Qcow2;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping};
 
 use super::extent::{Extent, ExtentKind, Extents};
-use crate::block::{BlockDevice, Error, ErrorKind, Geometry, Operation, Result, check_range};
+use crate::block::{
+    BlockDevice, Cache, Error, ErrorKind, FileOptions, FileStorage, Geometry, Operation, Result, check_range,
+    length_of,
+};
 use crate::io_class::IoTag;
 
 mod header;
@@ -49,7 +52,8 @@ impl Qcow2Source {
     /// features that cannot be read here, [`ErrorKind::Corrupt`], or the file cannot be opened or locked.
     pub fn open(path: &Path) -> Result<Self> {
         let fail = |error: Error| error.on(path);
-        let file = crate::block::open_shared(path)?;
+        let options = FileOptions { read_only: true, cache: Cache::Buffered, ..FileOptions::new(path) };
+        let file = FileStorage::open(options)?.duplicate()?;
         let io = |error| fail(Error::from_io(Operation::Open, error));
         let file_length = file.metadata().map_err(io)?.len();
         let header = Header::read(&file).map_err(fail)?;
@@ -169,13 +173,13 @@ impl BlockDevice for Qcow2Source {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8], _tags: &[IoTag]) -> Result<()> {
-        let length = crate::block::length_of(buffer);
+        let length = length_of(buffer);
         check_range(Operation::Read, self.geometry().size, offset, length)
             .map_err(|error| error.on(&self.path))?;
         let mut position = offset;
         let mut rest = buffer;
         while !rest.is_empty() {
-            let (kind, run) = self.run(position, crate::block::length_of(rest))?;
+            let (kind, run) = self.run(position, length_of(rest))?;
             let bytes = usize::try_from(run).unwrap_or(usize::MAX).min(rest.len());
             let (part, behind) = rest.split_at_mut(bytes);
             match (kind, &self.backing) {
@@ -202,7 +206,7 @@ impl BlockDevice for Qcow2Source {
     }
 
     fn write(&self, offset: u64, data: &[u8], _tags: &[IoTag]) -> Result<()> {
-        self.refuse(Operation::Write, offset, crate::block::length_of(data))
+        self.refuse(Operation::Write, offset, length_of(data))
     }
 
     fn flush(&self) -> Result<()> {

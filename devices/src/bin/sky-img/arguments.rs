@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 
 use clap::Args;
-use sky_devices::block::ErrorKind;
-use sky_devices::image::{BackingPolicy, Cache, Format, Image, ImageSpec, Work};
+use sky_devices::block::{Cache, ErrorKind};
+use sky_devices::image::{BackingPolicy, Format, Image, ImageSpec, Work};
 
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;

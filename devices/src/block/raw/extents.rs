@@ -18,11 +18,12 @@ impl RawFile {
     pub fn extent(&self, offset: u64) -> Result<(bool, Range<u64>)> {
         let size = self.geometry.size;
         if offset >= size {
-            return Err(Error::new(ErrorKind::OutOfRange, Operation::Read).at(offset, 0).on(&self.path));
+            return Err(Error::new(ErrorKind::OutOfRange, Operation::Read)
+                .at(offset, 0)
+                .on(self.file.path()));
         }
-        // Seeking moves the position of the open file, which nothing here uses.
-        let mut file =
-            self.file.try_clone().map_err(|error| self.failed(Operation::Read, offset, 0, error))?;
+        // Seeking moves the position of the open file, which nobody uses.
+        let mut file = self.file.duplicate()?;
         let end = |found: std::io::Result<Option<u64>>| found.map(|end| end.unwrap_or(size).min(size));
         Ok(match end(file.seek_data(offset)) {
             Err(_) => (true, offset..size),

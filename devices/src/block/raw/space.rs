@@ -1,7 +1,7 @@
 //! More space for a raw image.
 
 use super::RawFile;
-use crate::block::{Error, ErrorKind, Operation, Result};
+use crate::block::{Error, ErrorKind, Operation, Result, Storage};
 
 impl RawFile {
     /// Makes the disk `size` bytes long. What is new reads as zeros.
@@ -12,7 +12,7 @@ impl RawFile {
     /// [`ErrorKind::Invalid`] if the disk is longer, [`ErrorKind::BadSize`], [`ErrorKind::ReadOnly`], or the medium
     /// cannot grow.
     pub fn grow(self, size: u64) -> Result<()> {
-        let refuse = |kind| Err(Error::new(kind, Operation::Resize).on(&self.path));
+        let refuse = |kind| Err(Error::new(kind, Operation::Resize).on(self.file.path()));
         if self.geometry.read_only {
             return refuse(ErrorKind::ReadOnly);
         }
@@ -22,7 +22,7 @@ impl RawFile {
         if !size.is_multiple_of(512) {
             return refuse(ErrorKind::BadSize);
         }
-        let grown = self.file.set_len(size).and_then(|()| self.file.sync_all());
-        grown.map_err(|error| Error::from_io(Operation::Resize, error).on(&self.path))
+        self.file.grow(size)?;
+        self.file.sync()
     }
 }

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 ///
 /// # Errors
 /// `EAGAIN` or `EACCES` if another open file description holds a lock that excludes this one.
-pub(in crate::block) fn try_lock(file: &File, exclusive: bool) -> io::Result<()> {
+pub(super) fn try_lock(file: &File, exclusive: bool) -> io::Result<()> {
     // A length of zero means "to the end of the file, however far it grows"; the process id must be zero.
     let lock = libc::flock64 {
         l_type: to_short(if exclusive { libc::F_WRLCK } else { libc::F_RDLCK })?,
