@@ -12,7 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sky_devices::image::{BackingPolicy, Cache, ImageSpec};
+use sky_devices::block::Cache;
+use sky_devices::image::{BackingPolicy, ImageSpec};
 
 use super::address::{NbdAddress, Uri};
 use super::socket::SocketName;
