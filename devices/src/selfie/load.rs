@@ -376,7 +376,7 @@ impl Loader<'_> {
                 let first = *word >> (slot % 64) & 1 == 0;
                 *word |= 1 << (slot % 64);
                 if first {
-                    zone.occupy(slot, of.filter(|_| slot >= zone.entry.committed));
+                    zone.occupy(slot, of.filter(|_| zone.entry.committed < SLOTS));
                 }
                 Some(first)
             };

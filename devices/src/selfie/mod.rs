@@ -309,3 +309,6 @@ impl Selfie {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

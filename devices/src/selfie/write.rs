@@ -187,13 +187,15 @@ impl Core {
 
     fn write_embedded(&self, of: Virtual, entry: &Entry, piece: &Piece<'_>) -> Result<()> {
         let lead = usize::from(entry.rotation);
-        let payload = match piece.block(lead) {
-            Some(content) => match self.embeds.then(|| compress(content)).flatten() {
-                Some(payload) => Some(payload),
-                None => return self.relocate(of, entry, piece),
-            },
-            None => None,
-        };
+        let payload = piece.block(lead).map(compress);
+        let stays = payload != Some(None)
+            && (self.embeds
+                || (payload.is_none()
+                    && piece.blocks().all(|block| entry.blocks.get(block) == Blocks::HERE)));
+        if !stays {
+            return self.relocate(of, entry, piece);
+        }
+        let payload = payload.flatten();
         let corrupt = || Error::new(ErrorKind::Corrupt, Operation::Write);
         let (_, frozen) = self.zones.state(entry.cluster).ok_or_else(corrupt)?;
         let mut blocks = entry.blocks;

@@ -37,7 +37,7 @@ pub(super) struct Zone {
     pub(super) live: u16,
     /// Headers of clusters before this one do not change any more: a summary is being written, or was.
     pub(super) frozen: u16,
-    /// Of a Z zone: what was put into clusters that the summary does not know yet.
+    /// Of a Z zone that the summary does not know entirely: what was put into its clusters.
     owners: Vec<Option<Virtual>>,
 }
 
