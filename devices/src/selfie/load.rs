@@ -148,11 +148,11 @@ impl Loader<'_> {
         // A zone that is cut off by the end of the file was not in use yet.
         let there = self.storage.size().saturating_sub(layout.zones) / ZONE;
         let count = u32::try_from(there).unwrap_or(u32::MAX).min(layout.zone_entries);
-        let length = (u64::from(count) * ZONE_ENTRY as u64).next_multiple_of(BLOCK as u64);
+        let length = (u64::from(count) * u64::from(ZONE_ENTRY)).next_multiple_of(BLOCK as u64);
         let places: Vec<u64> =
             (0..length / BLOCK as u64).map(|block| layout.zone_table + block * BLOCK as u64).collect();
         self.read_all(&places, BLOCK, |this, _, bytes| {
-            for bytes in bytes.as_chunks::<ZONE_ENTRY>().0 {
+            for bytes in bytes.as_chunks::<{ ZONE_ENTRY as usize }>().0 {
                 let number = u32::try_from(this.loaded.zones.len()).unwrap_or(u32::MAX);
                 if number >= count {
                     break;
@@ -203,13 +203,14 @@ impl Loader<'_> {
 
     fn tables(&mut self) -> Result<()> {
         let layout = self.superblock.layout;
-        let length = (u64::from(layout.l1_entries) * L1_ENTRY as u64).next_multiple_of(BLOCK as u64);
+        let length = (u64::from(layout.l1_entries) * u64::from(L1_ENTRY)).next_multiple_of(BLOCK as u64);
         let places: Vec<u64> =
             (0..length / BLOCK as u64).map(|block| layout.l1 + block * BLOCK as u64).collect();
         let mut tables = Vec::new();
         self.read_all(&places, BLOCK, |this, block, bytes| {
-            let first = u32::try_from(block * (BLOCK / L1_ENTRY)).unwrap_or(u32::MAX);
-            for (table, bytes) in (first..layout.l1_entries).zip(bytes.as_chunks::<L1_ENTRY>().0) {
+            let first = u32::try_from(block * (BLOCK / L1_ENTRY as usize)).unwrap_or(u32::MAX);
+            for (table, bytes) in (first..layout.l1_entries).zip(bytes.as_chunks::<{ L1_ENTRY as usize }>().0)
+            {
                 match decode_l1(table, *bytes) {
                     Some(Cluster::NONE) => {}
                     Some(cluster) if this.in_zone(cluster, ZoneKind::N).is_some() => {

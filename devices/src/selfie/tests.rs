@@ -61,7 +61,9 @@ fn bytes(content: Content, length: u64) -> Vec<u8> {
     let length = usize::try_from(length).unwrap();
     match content {
         Content::Zeroes => vec![0; length],
-        Content::Text(word) => (0..length).map(|at| word.wrapping_add((at / 512) as u8)).collect(),
+        Content::Text(word) => {
+            (0..length).map(|at| word.wrapping_add(u8::try_from(at / 512 % 256).unwrap())).collect()
+        }
         Content::Noise(seed) => {
             let mut random = Random::new(seed);
             (0..length.div_ceil(8)).flat_map(|_| random.bits().to_le_bytes()).take(length).collect()

@@ -315,19 +315,19 @@ impl Zones {
     fn write_entry(&self, number: u32) -> Result<()> {
         let _table = lock(&self.table);
         let unit = self.storage.properties().alignment.max(512);
-        let per_block = unit / ZONE_ENTRY as u32;
+        let per_block = unit / ZONE_ENTRY;
         let first = number / per_block * per_block;
         let mut block = vec![0; unit as usize];
         {
             let inner = self.lock();
-            for (number, place) in (first..).zip(block.chunks_exact_mut(ZONE_ENTRY)) {
+            for (number, place) in (first..).zip(block.chunks_exact_mut(ZONE_ENTRY as usize)) {
                 if let Some(zone) = inner.zones.get(number as usize) {
                     let zeroed = zone.zeroed.max(zone.next);
                     place.copy_from_slice(&ZoneEntry { zeroed, ..zone.entry }.encode(number));
                 }
             }
         }
-        self.storage.write(self.layout.zone_table + u64::from(first) * ZONE_ENTRY as u64, &block)
+        self.storage.write(self.layout.zone_table + u64::from(first) * u64::from(ZONE_ENTRY), &block)
     }
 
     /// Writes all entries of zones that are not full: how far they are zeroed.

@@ -8,7 +8,8 @@ fn image() -> SimulatedDisk {
     let setup = Setup::new(true, options());
     let image = setup.open();
     for cluster in 0..40 {
-        let content = if cluster % 3 == 0 { Content::Noise(cluster) } else { Content::Text(cluster as u8) };
+        let text = Content::Text(u8::try_from(cluster).unwrap());
+        let content = if cluster % 3 == 0 { Content::Noise(cluster) } else { text };
         image.write(cluster * 65536 + cluster % 16 * 4096, &bytes(content, 8192), &[]).unwrap();
     }
     image.flush().unwrap();
