@@ -333,3 +333,53 @@ fn two_do_not_use_one_image() {
     folder.sky_img_ok("resize -f selfie a.img +1M");
     check_clean(&folder, "a.img");
 }
+
+#[test]
+fn a_dump_leads_from_the_superblock_to_the_data() {
+    let folder = Folder::new();
+    folder.disk("a.raw");
+    folder.sky_img_ok("convert -f raw -O selfie a.raw a.img");
+    let dump = folder.sky_img_ok("dump --json -f selfie a.img").json();
+    let copies: Vec<_> =
+        dump["superblocks"].as_array().unwrap().iter().map(|copy| &copy["superblock"]).collect();
+    assert_eq!(
+        (&copies[0]["size"], &copies[1]["size"]),
+        (&(64 * MIB + 512).into(), &(64 * MIB + 512).into())
+    );
+    assert_ne!(copies[0]["sequence"], copies[1]["sequence"]);
+    let kinds: Vec<_> =
+        dump["zones"].as_array().unwrap().iter().map(|zone| zone["kind"].as_str().unwrap()).collect();
+    assert!(kinds.contains(&"z") && kinds.contains(&"n"), "{dump}");
+    assert_eq!(dump["l1"][0]["table"], 0, "{dump}");
+    // A plain cluster is where its table says, byte for byte.
+    let table = folder.sky_img_ok("dump --json -f selfie --table 0 a.img").json();
+    let plain =
+        table.as_array().unwrap().iter().find(|entry| {
+            entry["kind"] == "plain" && entry["rotation"] == 0 && entry["disk_offset"] == 21 * MIB
+        });
+    let plain = plain.unwrap_or_else(|| panic!("no entry for the noise at 21 MiB: {table}"));
+    let place = plain["image_offset"].as_u64().unwrap();
+    let read = |name: &str, offset| {
+        let mut bytes = vec![0; 65536];
+        std::fs::File::open(folder.path(name)).unwrap().read_exact_at(&mut bytes, offset).unwrap();
+        bytes
+    };
+    assert_same(&read("a.img", place), &read("a.raw", 21 * MIB), "in the image");
+    // The first cluster of the disk is text, and speaks for itself where it lies.
+    let zone = dump["zones"].as_array().unwrap().iter().find(|zone| zone["kind"] == "z").unwrap();
+    let first = zone["offset"].as_u64().unwrap();
+    let headers: Vec<Value> = (0..16)
+        .map(|slot| {
+            folder
+                .sky_img_ok(&format!("dump --json -f selfie --header {} a.img", first + slot * 65536))
+                .json()
+        })
+        .collect();
+    assert!(
+        headers.iter().any(|header| header["disk_offset"] == 0 && header["kind"] == "embedded"),
+        "{headers:?}"
+    );
+    let ran = folder.sky_img("dump -f selfie --header 4096 a.img");
+    assert!(ran.status == 1 && ran.stderr.contains("no cluster of a zone begins there"), "{ran:?}");
+    assert_eq!(folder.sky_img("dump -f raw a.raw").status, 2);
+}

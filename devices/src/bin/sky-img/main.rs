@@ -7,6 +7,7 @@ mod commit;
 mod compare;
 mod convert;
 mod create;
+mod dump;
 mod failure;
 mod info;
 mod map;
@@ -63,6 +64,7 @@ enum Command {
     Commit(commit::Commit),
     Compare(compare::Compare),
     Bench(bench::Bench),
+    Dump(dump::Dump),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         Command::Rebase(command) => command.run(output, &stop),
         Command::Commit(command) => command.run(output, &stop),
         Command::Compare(command) => command.run(output, &stop),
+        Command::Dump(command) => command.run(output),
         Command::Bench(command) => command.run(output, &stop),
     };
     // "It failed" and "they differ" must not look the same to a script.
