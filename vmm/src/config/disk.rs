@@ -134,6 +134,8 @@ mod tests {
             read_only: true,
             cache: Cache::Buffered,
             backing: BackingPolicy::Open,
+            exclusive: false,
+            tolerant: false,
         };
         assert_eq!(text.parse(), Ok(DiskSpec { image, serial: Some("root".into()), queues: 4 }));
     }
