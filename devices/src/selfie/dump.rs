@@ -91,21 +91,26 @@ pub fn dump_superblocks(storage: &dyn Storage) -> Result<Vec<SuperblockDump>> {
 pub fn dump_zones(storage: &dyn Storage) -> Result<Vec<ZoneDump>> {
     let layout = superblock(storage)?.layout;
     let mut zones = Vec::new();
-    for_entries(storage, layout.zone_table, layout.zone_entries, |zone, bytes: &[u8; ZONE_ENTRY as usize]| {
-        let entry = ZoneEntry::decode(zone, bytes);
-        if entry.is_some_and(|entry| entry == ZoneEntry::default()) {
-            return;
-        }
-        let kind = match entry.map(|entry| entry.kind) {
-            Some(ZoneKind::Free) => "free",
-            Some(ZoneKind::Z) => "z",
-            Some(ZoneKind::N) => "n",
-            None => "bad",
-        };
-        let ZoneEntry { committed, zeroed, epoch, summary, .. } = entry.unwrap_or_default();
-        let offset = layout.zone(zone).map_or(0, Cluster::offset);
-        zones.push(ZoneDump { zone, offset, kind, committed, zeroed, epoch, summary: summary.offset() });
-    })?;
+    for_entries(
+        storage,
+        layout.zone_table,
+        layout.zone_entries,
+        |zone, bytes: &[u8; ZONE_ENTRY as usize]| {
+            let entry = ZoneEntry::decode(zone, bytes);
+            if entry.is_some_and(|entry| entry == ZoneEntry::default()) {
+                return;
+            }
+            let kind = match entry.map(|entry| entry.kind) {
+                Some(ZoneKind::Free) => "free",
+                Some(ZoneKind::Z) => "z",
+                Some(ZoneKind::N) => "n",
+                None => "bad",
+            };
+            let ZoneEntry { committed, zeroed, epoch, summary, .. } = entry.unwrap_or_default();
+            let offset = layout.zone(zone).map_or(0, Cluster::offset);
+            zones.push(ZoneDump { zone, offset, kind, committed, zeroed, epoch, summary: summary.offset() });
+        },
+    )?;
     Ok(zones)
 }
 
