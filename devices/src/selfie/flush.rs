@@ -127,8 +127,8 @@ impl Core {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
             let length = last.offset() + CLUSTER as u64 - first.offset();
             self.storage.punch(first.offset(), length)?;
-            run.iter().try_for_each(|&cluster| self.zones.release(cluster))?;
+            run.iter().for_each(|&cluster| self.zones.release(cluster));
         }
-        Ok(())
+        self.zones.reap()
     }
 }

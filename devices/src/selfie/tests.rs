@@ -217,3 +217,4 @@ proptest! {
 }
 
 mod hostile;
+mod space;

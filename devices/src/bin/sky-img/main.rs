@@ -15,6 +15,7 @@ mod output;
 mod progress;
 mod rebase;
 mod resize;
+mod serve;
 mod snapshot;
 mod stop;
 
@@ -65,6 +66,7 @@ enum Command {
     Compare(compare::Compare),
     Bench(bench::Bench),
     Dump(dump::Dump),
+    Serve(Box<serve::Serve>),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Command::Compare(command) => command.run(output, &stop),
         Command::Dump(command) => command.run(output),
         Command::Bench(command) => command.run(output, &stop),
+        Command::Serve(command) => command.run(output),
     };
     // "It failed" and "they differ" must not look the same to a script.
     let failed = if matches!(cli.command, Command::Compare(_)) { 2 } else { 1 };
