@@ -70,8 +70,7 @@ impl Core {
     /// What a zone's clusters hold.
     fn summary(&self, batch: &Batch) -> Vec<u8> {
         let mut bytes = vec![0; SUMMARY];
-        let layout = lock(&self.superblock).layout;
-        let Some(first) = layout.zone(batch.zone) else { return bytes };
+        let Some(first) = self.layout.zone(batch.zone) else { return bytes };
         let places = (0..batch.end).zip(bytes.chunks_exact_mut(SUMMARY_ENTRY));
         for ((slot, place), owner) in places.zip(&batch.owners) {
             let at = Cluster(first.0 + u32::from(slot));

@@ -114,7 +114,7 @@ impl Core {
             let bytes: Vec<u8> = (first..first + per_block)
                 .flat_map(|table| encode_l1(table, self.map.place(table)))
                 .collect();
-            let l1 = lock(&self.superblock).layout.l1;
+            let l1 = self.layout.l1;
             self.write_at(l1 + u64::from(first) * u64::from(L1_ENTRY), &bytes)?;
         }
         Ok(())

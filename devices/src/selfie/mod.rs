@@ -50,7 +50,7 @@ pub use load::Problem;
 pub use options::{CreateOptions, OpenOptions, Zeroing};
 
 use flush::Flushing;
-use format::Cluster;
+use format::{Cluster, Layout, Secret};
 use info::Counters;
 use locks::Locks;
 use map::Map;
@@ -72,6 +72,9 @@ struct Core {
     options: OpenOptions,
     /// As it lies in the image.
     superblock: Mutex<Superblock>,
+    /// Of it, what never changes.
+    secret: Secret,
+    layout: Layout,
     size: AtomicU64,
     /// Blocks may carry mappings: the medium writes them atomically.
     embeds: bool,
@@ -157,6 +160,8 @@ impl Selfie {
             backing,
             below,
             size: AtomicU64::new(superblock.size),
+            secret: superblock.secret.clone(),
+            layout: superblock.layout,
             superblock: Mutex::new(superblock),
             embeds: atomic && options.embed,
             map: loaded.map,

@@ -15,11 +15,11 @@
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
+use super::Core;
 use super::format::{
     BLOCK, BLOCKS, Blocks, CLUSTER, Cluster, Entry, HEADER, Kind, Lead, Virtual, ZoneKind, compress, expand,
     is_zero,
 };
-use super::{Core, lock};
 use crate::block::{Error, ErrorKind, Operation, Result};
 
 /// Whole blocks that are to be written, and where in their cluster they begin.
@@ -310,14 +310,14 @@ impl Core {
         let state = self.zones.state(entry.cluster);
         let (epoch, _) = state.ok_or_else(|| Error::new(ErrorKind::Corrupt, Operation::Write))?;
         let lead = Lead::new(of, entry.rotation, entry.sequence, entry.blocks, payload);
-        Ok(lead.encode(entry.cluster, epoch, &lock(&self.superblock).secret))
+        Ok(lead.encode(entry.cluster, epoch, &self.secret))
     }
 
     /// The header of an embedded cluster.
     fn lead(&self, entry: &Entry, block: &[u8]) -> Result<Lead> {
         let corrupt = |why| Error::new(ErrorKind::Corrupt, Operation::Read).because(why);
         let (epoch, _) = self.zones.state(entry.cluster).ok_or_else(|| corrupt("no such zone"))?;
-        let lead = Lead::decode(block, entry.cluster, epoch, &lock(&self.superblock).secret);
+        let lead = Lead::decode(block, entry.cluster, epoch, &self.secret);
         lead.ok_or_else(|| corrupt("a lead block has no header"))
     }
 

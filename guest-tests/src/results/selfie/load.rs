@@ -96,8 +96,9 @@ pub(super) fn write(
     kind: Content,
 ) -> Result<Vec<Duration>> {
     let clusters = disk.geometry().size / CLUSTER;
-    // A walk through all clusters in an order that looks random: a step without a common divisor.
-    let step = (clusters / 2 + 1) | 1;
+    // A walk through all clusters, each once, in an order that looks random: their number is a power of two, and the
+    // step is odd, near the golden ratio of it.
+    let step = (clusters * 79 / 128) | 1;
     let next = AtomicU64::new(0);
     let worker = |seed: u64| -> Result<Vec<Duration>> {
         let mut random = Random::new(seed);
@@ -108,7 +109,7 @@ pub(super) fn write(
             if number >= count {
                 return Ok(times);
             }
-            let cluster = (number * step + number * number % 7 * 16) % clusters;
+            let cluster = number * step % clusters;
             let inside =
                 if length < CLUSTER { random.below((CLUSTER - length) / BLOCK + 1) * BLOCK } else { 0 };
             let from = usize::try_from(random.below(data.len() as u64 - length + 1) / 512 * 512).unwrap_or(0);
