@@ -10,6 +10,7 @@
 //! This crate knows no KVM: it is built and tested anywhere.
 
 pub mod block;
+pub mod image;
 pub mod io_class;
 pub mod selfie;
 pub mod virtio;

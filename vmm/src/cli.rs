@@ -64,9 +64,11 @@ pub struct Run {
     pub memory: Option<u64>,
     /// A disk; may be given up to 8 times, for the guest's /dev/vda, /dev/vdb, ...
     ///
-    /// Keys: path (needed), format (raw), readonly (on or off), serial (up to 20 characters), queues (1 to 16).
-    /// A comma inside a value is written twice. The file is locked while the guest runs.
-    #[arg(long = "disk", value_name = "path=FILE[,readonly=on][,serial=NAME][,queues=N]")]
+    /// Keys: path (needed), format (raw, selfie, or qcow2 with readonly=on; never guessed) [default: raw], readonly
+    /// (on or off), cache (direct or buffered: whether the host's page cache is bypassed where the format can)
+    /// [default: direct], backing (on opens the backing images that the image names) [default: off], serial (up to 20
+    /// characters), queues (1 to 16). A comma inside a value is written twice. The file is locked while the guest runs.
+    #[arg(long = "disk", value_name = "path=FILE[,format=selfie][,readonly=on][,serial=NAME][,queues=N]")]
     pub disks: Vec<DiskSpec>,
     /// What to monitor (TOML)
     #[arg(long, value_name = "FILE")]
@@ -155,7 +157,7 @@ mod tests {
         let Command::Run(run) = cli.command else { panic!("not a run") };
         let config = run.options().unwrap().complete().unwrap();
         assert_eq!((config.memory, config.cpus, config.disks.len()), (1 << 30, 2, 2));
-        assert!(config.disks[1].read_only);
+        assert!(config.disks[1].image.read_only);
         assert_eq!(config.control, Some("c".into()));
         assert_eq!(config.trace, Some(TraceSpec { path: "-".into(), format: TraceFormat::Json }));
     }

@@ -49,7 +49,7 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// A disk could not be opened or flushed.
+    /// A disk could not be opened or closed.
     #[error("disk: {0}")]
     Disk(#[from] block::Error),
     /// A disk cannot be offered as configured.

@@ -14,6 +14,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Operation {
     /// Opening and checking the medium.
     Open,
+    /// Making a new medium.
+    Create,
     /// Locking the medium against other users.
     Lock,
     /// Reading blocks.
@@ -34,6 +36,7 @@ impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Open => "open",
+            Self::Create => "create",
             Self::Lock => "lock",
             Self::Read => "read",
             Self::Write => "write",
@@ -57,6 +60,8 @@ pub enum ErrorKind {
     Locked,
     /// Nothing exists at the path.
     NotFound,
+    /// Something exists at the path where it must not.
+    Exists,
     /// The path names neither a regular file nor a block device.
     NotAFile,
     /// The size of the medium is no multiple of 512 bytes, or is zero.
@@ -79,6 +84,8 @@ pub enum ErrorKind {
     Backing,
     /// The request makes no sense, whatever the image holds.
     Invalid,
+    /// Somebody asked to stop.
+    Interrupted,
     /// The medium failed.
     Io,
 }
@@ -90,6 +97,7 @@ impl fmt::Display for ErrorKind {
             Self::ReadOnly => "the device is read-only",
             Self::Locked => "the image is open in another instance",
             Self::NotFound => "there is no such file",
+            Self::Exists => "it exists already",
             Self::NotAFile => "not a regular file or block device",
             Self::BadSize => "the size must be a multiple of 512 bytes and not zero",
             Self::Permission => "permission denied",
@@ -101,6 +109,7 @@ impl fmt::Display for ErrorKind {
             Self::Corrupt => "the image is corrupt",
             Self::Backing => "the backing image does not fit",
             Self::Invalid => "the request makes no sense",
+            Self::Interrupted => "it was stopped",
             Self::Io => "the medium failed",
         })
     }
@@ -129,6 +138,7 @@ impl Error {
     pub fn from_io(operation: Operation, cause: io::Error) -> Self {
         let kind = match cause.raw_os_error() {
             Some(libc::ENOENT) => ErrorKind::NotFound,
+            Some(libc::EEXIST) => ErrorKind::Exists,
             Some(libc::EISDIR) => ErrorKind::NotAFile,
             Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorKind::Permission,
             Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
@@ -202,8 +212,10 @@ impl fmt::Display for Error {
         if let Some((offset, length)) = self.range {
             write!(f, " {length} bytes at offset {offset}")?;
         }
-        if let Some(path) = &self.path {
-            write!(f, " ({})", path.display())?;
+        match &self.path {
+            Some(path) if self.range.is_some() => write!(f, " ({})", path.display())?,
+            Some(path) => write!(f, " {}", path.display())?,
+            None => {}
         }
         write!(f, ": {}", self.kind)?;
         if let Some(detail) = &self.detail {
@@ -236,6 +248,12 @@ mod tests {
         assert_eq!((error.kind(), error.operation()), (ErrorKind::NoSpace, Operation::Write));
         assert_eq!((error.offset(), error.length()), (Some(8192), Some(4096)));
         assert_eq!(error.io_error().and_then(io::Error::raw_os_error), Some(libc::ENOSPC));
+    }
+
+    #[test]
+    fn message_without_a_range_names_the_file_as_its_object() {
+        let error = Error::new(ErrorKind::Locked, Operation::Lock).on(Path::new("a.img"));
+        assert_eq!(error.to_string(), "cannot lock a.img: the image is open in another instance");
     }
 
     #[test]

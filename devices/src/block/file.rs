@@ -124,6 +124,14 @@ impl FileStorage {
         &self.path
     }
 
+    /// Another descriptor of the open file, which keeps its lock for as long as it is open.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn duplicate(&self) -> Result<File> {
+        self.file.try_clone().map_err(|error| Error::from_io(Operation::Open, error).on(&self.path))
+    }
+
     /// What it has done so far. A read or write counts once for each system call.
     #[must_use]
     pub fn counts(&self) -> StorageCounts {

@@ -26,6 +26,7 @@ pub use error::{Error, ErrorKind, Operation, Result};
 pub use file::{Cache, FileOptions, FileStorage};
 pub use memory::MemoryDisk;
 pub use range::check_range;
+pub(crate) use range::length_of;
 pub use raw::{RawFile, RawOptions};
 pub use storage::{Storage, StorageProperties};
 

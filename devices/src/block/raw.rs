@@ -10,6 +10,9 @@ use super::range::length_of;
 use super::{BlockDevice, Error, ErrorKind, Geometry, Operation, Result, Storage};
 use crate::io_class::IoTag;
 
+mod extents;
+mod space;
+
 /// Bytes of one write where zeros have to be written out.
 const ZERO_CHUNK: usize = 256 * 1024;
 

@@ -89,6 +89,8 @@ pub(super) struct Loaded {
     pub(super) problems: Vec<Problem>,
     /// Headers that were looked at.
     pub(super) scanned: u64,
+    /// Byte offsets of blocks in the image that hold what was never durably the disk's, and have to be zeros.
+    pub(super) stray: Vec<u64>,
 }
 
 struct Loader<'a> {
@@ -104,7 +106,8 @@ struct Loader<'a> {
 /// Reads an image. Only a medium that fails is an error; what is wrong with the image is in the result.
 pub(super) fn load(storage: &dyn Storage, superblock: &Superblock) -> Result<Loaded> {
     let map = Map::new(superblock.layout.l1_entries);
-    let loaded = Loaded { map, zones: Vec::new(), sequence: 0, problems: Vec::new(), scanned: 0 };
+    let loaded =
+        Loaded { map, zones: Vec::new(), sequence: 0, problems: Vec::new(), scanned: 0, stray: Vec::new() };
     let clusters = superblock.max_size.div_ceil(CLUSTER as u64);
     let mut loader = Loader { storage, superblock, clusters, loaded, claimed: Vec::new() };
     loader.zones()?;
@@ -293,7 +296,9 @@ impl Loader<'_> {
     fn candidate(&mut self, of: Virtual, cluster: Cluster, rotation: u8, sequence: u64, blocks: Blocks) {
         self.loaded.sequence = self.loaded.sequence.max(sequence);
         let old = self.loaded.map.get(of);
-        if old.kind == Kind::Empty || sequence > old.sequence {
+        // A header may have changed since its table spoke with the same number.
+        let same = sequence == old.sequence && old.cluster == cluster;
+        if old.kind == Kind::Empty || sequence > old.sequence || same {
             // Of an older one its table knows, or it is in this state itself.
             let over = old.kind != Kind::Empty;
             let entry =
@@ -311,6 +316,7 @@ impl Loader<'_> {
     /// Looks at every cluster of a Z zone of which no summary speaks.
     fn headers(&mut self) -> Result<()> {
         let mut slots = Vec::new();
+        let mut looked_at = Vec::new();
         for (number, zone) in (0u32..).zip(&self.loaded.zones) {
             let Some(first) = self.superblock.layout.zone(number) else { continue };
             if zone.entry.kind == ZoneKind::Z {
@@ -331,30 +337,36 @@ impl Loader<'_> {
                 this.problem(Problem::Header { zone, slot });
                 return Ok(());
             }
-            let blocks = this.written(cluster, &lead)?;
-            this.candidate(lead.of, cluster, lead.rotation, lead.sequence, blocks);
+            this.candidate(lead.of, cluster, lead.rotation, lead.sequence, lead.blocks);
+            if lead.blocks != Blocks::ALL_HERE {
+                looked_at.push((lead.of, cluster));
+            }
             Ok(())
-        })
+        })?;
+        looked_at.into_iter().try_for_each(|(of, cluster)| self.settle(of, cluster))
     }
 
-    /// The states of an embedded cluster's blocks, without those that were not durable when all ended.
-    fn written(&self, cluster: Cluster, lead: &Lead) -> Result<Blocks> {
-        let mut blocks = lead.blocks;
-        let fresh =
-            |blocks: Blocks, block| blocks.get(block) == Blocks::FRESH && block != usize::from(lead.rotation);
-        if !(0..BLOCKS).any(|block| fresh(blocks, block)) {
-            return Ok(blocks);
+    /// Finds out which blocks of an embedded cluster were durable when all ended, if it is the one that counts. What
+    /// is there although nobody spoke of it must not turn up when somebody does.
+    fn settle(&mut self, of: Virtual, cluster: Cluster) -> Result<()> {
+        let entry = self.loaded.map.get(of);
+        if entry.cluster != cluster {
+            return Ok(());
         }
-        let entry = Entry { kind: Kind::Embedded, cluster, rotation: lead.rotation, ..Entry::default() };
         let mut bytes = vec![0; CLUSTER];
         self.storage.read(cluster.offset(), &mut bytes)?;
-        for block in (0..BLOCKS).filter(|&block| fresh(lead.blocks, block)) {
+        let mut blocks = entry.blocks;
+        for block in (0..BLOCKS).filter(|&block| !entry.is_lead(block)) {
             let at = entry.position(block) * BLOCK;
-            if is_zero(&bytes[at..at + BLOCK]) {
-                blocks = blocks.with(block, Blocks::ABSENT);
+            let zero = is_zero(&bytes[at..at + BLOCK]);
+            match blocks.get(block) {
+                Blocks::FRESH if zero => blocks = blocks.with(block, Blocks::ABSENT),
+                Blocks::ABSENT | Blocks::ZERO if !zero => self.loaded.stray.push(entry.offset(block)),
+                _ => {}
             }
         }
-        Ok(blocks)
+        self.loaded.map.set(of, &Entry { blocks, ..entry });
+        Ok(())
     }
 
     /// Now that it is known what counts, everything that is used is in use.

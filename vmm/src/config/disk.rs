@@ -1,33 +1,24 @@
-//! A disk as the user describes it: `path=FILE,format=raw,readonly=on,serial=NAME,queues=N`.
+//! A disk as the user describes it: `path=FILE,format=selfie,readonly=on,serial=NAME,queues=N`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use sky_devices::block::Cache;
+use sky_devices::image::{BackingPolicy, Format, ImageSpec};
+
 use super::{ConfigError, Result, keys};
 
 const PLACE: &str = "--disk";
-const KNOWN: &[&str] = &["path", "format", "readonly", "serial", "queues"];
+const KNOWN: &[&str] = &["path", "format", "readonly", "cache", "backing", "serial", "queues"];
 /// What a virtio-blk device can report as its serial number.
 const MAX_SERIAL: usize = 20;
 const MAX_QUEUES: u16 = 16;
 
-/// How the bytes of a disk lie in its file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DiskFormat {
-    /// Byte for byte.
-    #[default]
-    Raw,
-}
-
 /// One disk of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
-    /// File or block device that holds it.
-    pub path: PathBuf,
-    /// How the bytes lie in the file.
-    pub format: DiskFormat,
-    /// The guest may not write.
-    pub read_only: bool,
+    /// The file or block device that holds it, and how it is opened.
+    pub image: ImageSpec,
     /// Serial number that the guest sees, at most 20 bytes.
     pub serial: Option<String>,
     /// Number of request queues.
@@ -55,8 +46,7 @@ impl DiskSpec {
     pub(super) fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>, place: &str) -> Result<Self> {
         let mut seen = vec![];
         let mut path = None;
-        let mut spec =
-            Self { path: PathBuf::new(), format: DiskFormat::Raw, read_only: false, serial: None, queues: 1 };
+        let mut spec = Self { image: ImageSpec::new("", Format::Raw), serial: None, queues: 1 };
         for (key, value) in pairs {
             let wrong = |key, expected| ConfigError::Value {
                 key,
@@ -66,15 +56,23 @@ impl DiskSpec {
             };
             match key.as_str() {
                 "path" => path = Some(PathBuf::from(&value)).filter(|path| !path.as_os_str().is_empty()),
-                "format" => match value.as_str() {
-                    "raw" => spec.format = DiskFormat::Raw,
-                    _ => return Err(wrong("format", "the only format is raw")),
-                },
+                "format" => {
+                    spec.image.format =
+                        value.parse().map_err(|_| wrong("format", "write raw, selfie or qcow2"))?;
+                }
                 "readonly" => {
-                    spec.read_only = match value.as_str() {
-                        "on" | "true" | "yes" => true,
-                        "off" | "false" | "no" => false,
-                        _ => return Err(wrong("readonly", "write on or off")),
+                    spec.image.read_only = on(&value).ok_or_else(|| wrong("readonly", "write on or off"))?;
+                }
+                "cache" => match value.as_str() {
+                    "direct" => spec.image.cache = Cache::Direct,
+                    "buffered" => spec.image.cache = Cache::Buffered,
+                    _ => return Err(wrong("cache", "write direct or buffered")),
+                },
+                "backing" => {
+                    spec.image.backing = match on(&value) {
+                        Some(true) => BackingPolicy::Open,
+                        Some(false) => BackingPolicy::Refuse,
+                        None => return Err(wrong("backing", "write on or off")),
                     }
                 }
                 "serial" if value.len() > MAX_SERIAL || !value.is_ascii() => {
@@ -95,8 +93,16 @@ impl DiskSpec {
             }
             seen.push(key);
         }
-        spec.path = path.ok_or(ConfigError::DiskWithoutPath)?;
+        spec.image.path = path.ok_or(ConfigError::DiskWithoutPath)?;
         Ok(spec)
+    }
+}
+
+fn on(value: &str) -> Option<bool> {
+    match value {
+        "on" | "true" | "yes" => Some(true),
+        "off" | "false" | "no" => Some(false),
+        _ => None,
     }
 }
 
@@ -120,24 +126,24 @@ mod tests {
 
     #[test]
     fn everything_at_once() {
-        let spec: DiskSpec =
-            "path=/tmp/a,,b.img,format=raw,readonly=on,serial=root,queues=4".parse().unwrap();
-        assert_eq!(
-            spec,
-            DiskSpec {
-                path: "/tmp/a,b.img".into(),
-                format: DiskFormat::Raw,
-                read_only: true,
-                serial: Some("root".into()),
-                queues: 4
-            }
-        );
+        let text =
+            "path=/tmp/a,,b.img,format=selfie,readonly=on,cache=buffered,backing=on,serial=root,queues=4";
+        let image = ImageSpec {
+            path: "/tmp/a,b.img".into(),
+            format: Format::Selfie,
+            read_only: true,
+            cache: Cache::Buffered,
+            backing: BackingPolicy::Open,
+            exclusive: false,
+            tolerant: false,
+        };
+        assert_eq!(text.parse(), Ok(DiskSpec { image, serial: Some("root".into()), queues: 4 }));
     }
 
     #[test]
     fn only_the_path_is_needed() {
         let spec: DiskSpec = "path=x".parse().unwrap();
-        assert_eq!((spec.read_only, spec.serial, spec.queues), (false, None, 1));
+        assert_eq!(spec, DiskSpec { image: ImageSpec::new("x", Format::Raw), serial: None, queues: 1 });
         for text in ["readonly=on", "path="] {
             assert_eq!(text.parse::<DiskSpec>(), Err(ConfigError::DiskWithoutPath));
         }
@@ -149,7 +155,9 @@ mod tests {
             ("path=x,redonly=on", "unknown key `redonly` in --disk (did you mean `readonly`?)"),
             ("/tmp/x", "`/tmp/x` in --disk is not of the form KEY=VALUE"),
             ("path=x,path=y", "key `path` appears twice in --disk"),
-            ("path=x,format=qcow2", "`qcow2` is no value for key `format` in --disk: the only format is raw"),
+            ("path=x,format=vdi", "`vdi` is no value for key `format` in --disk: write raw, selfie or qcow2"),
+            ("path=x,cache=none", "`none` is no value for key `cache` in --disk: write direct or buffered"),
+            ("path=x,backing=b", "`b` is no value for key `backing` in --disk: write on or off"),
             ("path=x,readonly=maybe", "`maybe` is no value for key `readonly` in --disk: write on or off"),
             ("path=x,queues=0", "`0` is no value for key `queues` in --disk: a number from 1 to 16"),
             ("path=x,queues=70000", "`70000` is no value for key `queues` in --disk: a number from 1 to 16"),

@@ -6,7 +6,8 @@
 //! memory = "1G"
 //!
 //! [[disk]]
-//! path = "root.img"
+//! path = "root.selfie"
+//! format = "selfie"
 //! readonly = true
 //! ```
 
@@ -134,7 +135,7 @@ mod tests {
         let options = parse(
             "kernel = 'vmlinuz'\ncpus = 2\nmemory = '1G'\nmonitor = 'm.toml'\n\
              trace = '-'\ntrace_format = 'json'\ncontrol = 'c.sock'\n\
-             [[disk]]\npath = 'a.img'\nreadonly = true\nqueues = 2\n[[disk]]\npath = 'b.img'\n",
+             [[disk]]\npath = 'a.img'\nformat = 'selfie'\nreadonly = true\nqueues = 2\n[[disk]]\npath = 'b.img'\n",
         )
         .unwrap();
         assert_eq!(options.kernel, Some("vmlinuz".into()));
@@ -142,13 +143,14 @@ mod tests {
         assert_eq!((options.trace, options.trace_format), (Some("-".into()), Some(TraceFormat::Json)));
         assert_eq!(options.control, Some("c.sock".into()));
         assert_eq!(options.disks.len(), 2);
-        assert!(options.disks[0].read_only && options.disks[0].queues == 2);
+        assert!(options.disks[0].image.read_only && options.disks[0].queues == 2);
+        assert_eq!([0, 1].map(|disk| options.disks[disk].image.format.name()), ["selfie", "raw"]);
     }
 
     #[test]
     fn disks_may_be_written_as_on_the_command_line() {
         let options = parse("disk = ['path=a.img,readonly=on', 'path=b.img']").unwrap();
-        assert!(options.disks[0].read_only && !options.disks[1].read_only);
+        assert!(options.disks[0].image.read_only && !options.disks[1].image.read_only);
     }
 
     #[test]

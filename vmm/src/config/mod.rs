@@ -19,7 +19,7 @@ mod host;
 mod keys;
 mod size;
 
-pub use disk::{DiskFormat, DiskSpec};
+pub use disk::DiskSpec;
 pub use error::{ConfigError, Result};
 pub use size::{format_size, parse_size};
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use kvm_ioctls::{IoEventAddress, VmFd};
-use sky_devices::block::{BlockDevice, RawFile, RawOptions};
+use sky_devices::block::{BlockDevice, Error as BlockError, ErrorKind, Operation};
+use sky_devices::image::Image;
 use sky_devices::virtio::blk::{Blk, BlkSpec, Stats};
 use sky_devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET, REGION_SIZE};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
@@ -11,7 +12,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::layout;
 use crate::acpi::VirtioNode;
-use crate::config::{DiskFormat, DiskSpec};
+use crate::config::DiskSpec;
 use crate::error::{Error, Result};
 use crate::vcpu::hook::Extension;
 
@@ -21,7 +22,7 @@ const QUEUE_SIZE: u16 = 256;
 #[derive(Debug)]
 pub(super) struct Disk {
     pub(super) path: String,
-    pub(super) device: Arc<dyn BlockDevice>,
+    image: Arc<Image>,
     spec: DiskSpec,
 }
 
@@ -30,15 +31,24 @@ pub(super) fn open(specs: &[DiskSpec]) -> Result<Vec<Disk>> {
     specs
         .iter()
         .map(|spec| {
-            let device: Arc<dyn BlockDevice> = match spec.format {
-                DiskFormat::Raw => Arc::new(RawFile::open(RawOptions {
-                    path: spec.path.clone(),
-                    read_only: spec.read_only,
-                })?),
-            };
-            Ok(Disk { path: spec.path.display().to_string(), device, spec: spec.clone() })
+            let image = Arc::new(Image::open(&spec.image)?);
+            Ok(Disk { path: spec.image.path.display().to_string(), image, spec: spec.clone() })
         })
         .collect()
+}
+
+impl Disk {
+    /// Brings what the guest wrote to the medium and closes the image, which no device may use any longer.
+    pub(super) fn close(self) -> Result<()> {
+        match Arc::into_inner(self.image) {
+            Some(image) => Ok(image.close()?),
+            None => {
+                let path = &self.spec.image.path;
+                let error = BlockError::new(ErrorKind::Locked, Operation::Flush).on(path);
+                Err(error.because("a device of the machine still uses it").into())
+            }
+        }
+    }
 }
 
 /// Where the registers and the interrupt of disk `index` are.
@@ -62,7 +72,7 @@ pub(super) fn plug(
         num_queues: disk.spec.queues,
         queue_size: QUEUE_SIZE,
     };
-    let device = Blk::new(spec, Arc::clone(&disk.device), extension.classifier(index))
+    let device = Blk::new(spec, Arc::clone(&disk.image) as Arc<dyn BlockDevice>, extension.classifier(index))
         .map_err(|source| Error::DiskSpec { path: disk.path.clone(), source })?;
     let stats = device.stats();
     let event = || Error::io("creating an eventfd");

@@ -121,10 +121,10 @@ impl Machine {
         Ok(Self { vcpus, console, control, mmio, disks, extension, parts })
     }
 
-    /// Runs the machine until it ends. Disks are flushed and the terminal is as it was when this returns.
+    /// Runs the machine until it ends. Disks are closed and the terminal is as it was when this returns.
     ///
     /// # Errors
-    /// The host failed: no threads, no events, or a disk that could not be flushed.
+    /// The host failed: no threads, no events, or a disk that could not be closed.
     pub fn run(mut self) -> Result<Outcome> {
         let started = Instant::now();
         let mut events = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(|error| Error::Io {
@@ -152,10 +152,9 @@ impl Machine {
         let tallies = self.join(threads);
         drop(terminal);
         self.mmio.shutdown();
-        for (disk, _) in &self.disks {
-            disk.device.flush()?;
-        }
-        Ok(Outcome { stats: self.stats(&reason, started.elapsed(), tallies), reason })
+        let stats = self.stats(&reason, started.elapsed(), tallies);
+        self.close()?;
+        Ok(Outcome { stats, reason })
     }
 
     fn start(&mut self) -> Result<Vec<JoinHandle<Tally>>> {
@@ -185,6 +184,17 @@ impl Machine {
         }
         // A thread that panicked has said so, and has ended the run with that as the reason.
         threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
+    }
+
+    /// Takes the devices away and closes all disks, whatever becomes of each.
+    ///
+    /// # Errors
+    /// The first that was met.
+    fn close(self) -> Result<()> {
+        let Self { mmio, disks, .. } = self;
+        drop(mmio);
+        let closed: Vec<_> = disks.into_iter().map(|(disk, _)| disk.close()).collect();
+        closed.into_iter().collect()
     }
 
     fn stats(&self, reason: &ExitReason, elapsed: Duration, vcpus: Vec<Tally>) -> RunStats {

@@ -24,8 +24,11 @@ mod chain;
 mod config;
 mod execute;
 mod request;
+mod rings;
 mod spec;
 mod stats;
+#[cfg(feature = "vhost-user")]
+pub mod vhost_user;
 mod worker;
 
 use config::ConfigSpace;

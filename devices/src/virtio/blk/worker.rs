@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
+use virtio_queue::Queue;
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::execute::{Disk, Executor};
-use super::request::{Request, Used};
+use super::rings::{self, Broken, Rings};
 use crate::virtio::{ActiveQueue, Interrupt, Memory};
 
 /// A running worker. Dropping it stops the thread after it has served what is available.
@@ -50,13 +49,12 @@ impl Worker {
         }
         let stop = Arc::new(Stop { requested: AtomicBool::new(false), wake });
         let state = State {
-            queue,
+            line: Line { queue, interrupt },
             kick,
             epoll,
             stop: Arc::clone(&stop),
             executor: Executor::new(disk),
             memory,
-            interrupt,
         };
         let thread = thread::Builder::new().name(format!("blk-queue-{index}")).spawn(move || state.run())?;
         Ok(Self { index, stop, thread: Some(thread) })
@@ -87,33 +85,25 @@ impl Drop for Worker {
     }
 }
 
-/// What is wrong with a queue that cannot be served any longer.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error(transparent)]
-    Queue(#[from] virtio_queue::Error),
-    #[error("more buffers are available than the queue has entries")]
-    Overfull,
-    #[error("the available ring cannot be read")]
-    Unreadable,
-    #[error(transparent)]
-    Io(#[from] io::Error),
+/// The worker's queue and the device's interrupt.
+struct Line {
+    queue: Queue,
+    interrupt: Arc<Interrupt>,
 }
 
 struct State {
-    queue: Queue,
+    line: Line,
     kick: EventFd,
     epoll: Epoll,
     stop: Arc<Stop>,
     executor: Executor,
     memory: Memory,
-    interrupt: Arc<Interrupt>,
 }
 
 impl State {
     fn run(mut self) {
         // A panic below must not leave the driver waiting in silence.
-        let mut alarm = Alarm { interrupt: Arc::clone(&self.interrupt), armed: true };
+        let mut alarm = Alarm { interrupt: Arc::clone(&self.line.interrupt), armed: true };
         match self.serve() {
             Ok(()) => alarm.armed = false,
             Err(error) => tracing::error!(%error, "a disk queue is broken; the driver must reset the device"),
@@ -124,7 +114,8 @@ impl State {
     fn serve(&mut self) -> Result<(), Broken> {
         loop {
             let stopping = self.stop.requested.load(Ordering::Acquire);
-            if !self.drain()? || stopping {
+            let more = rings::drain(&mut self.line, &mut self.executor, &self.memory.memory())?;
+            if !more || stopping {
                 if stopping {
                     return Ok(());
                 }
@@ -146,48 +137,15 @@ impl State {
             _ => Ok(()),
         }
     }
+}
 
-    /// Serves what is available now, at most one queue full. Says whether more has come meanwhile.
-    fn drain(&mut self) -> Result<bool, Broken> {
-        let memory = self.memory.memory();
-        let memory: &GuestMemoryMmap = &memory;
-        self.queue.disable_notification(memory)?;
-        let end = self.queue.avail_idx(memory, Ordering::Acquire)?.0;
-        let available = end.wrapping_sub(self.queue.next_avail());
-        if available > self.queue.size() {
-            return Err(Broken::Overfull);
-        }
-        for _ in 0..available {
-            let chain = self.queue.pop_descriptor_chain(memory).ok_or(Broken::Unreadable)?;
-            let completion = match Request::parse(chain, memory) {
-                Ok(request) => self.executor.execute(request, memory),
-                Err(error) => {
-                    tracing::debug!(%error, "the driver sent something that is no request");
-                    self.executor.count_malformed();
-                    error.fail()
-                }
-            };
-            let Used { head, length } = completion.finish(memory);
-            self.queue.add_used(memory, head, length)?;
-            self.notify(memory)?;
-        }
-        Ok(self.queue.enable_notification(memory)?)
+impl Rings for Line {
+    fn queue(&mut self) -> &mut Queue {
+        &mut self.queue
     }
 
-    /// Interrupts the driver unless it said that it need not know.
-    fn notify(&mut self, memory: &GuestMemoryMmap) -> Result<(), Broken> {
-        if !self.queue.needs_notification(memory)? {
-            return Ok(());
-        }
-        // virtio-queue looks at the event index only; without one the driver has a flag (section 2.7.7.2).
-        if !self.queue.event_idx_enabled() {
-            let flags =
-                memory.load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed).map(u16::from_le);
-            if flags.is_ok_and(|flags| u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT != 0) {
-                return Ok(());
-            }
-        }
-        Ok(self.interrupt.used_buffer()?)
+    fn interrupt(&self) -> io::Result<()> {
+        self.interrupt.used_buffer()
     }
 }
 

@@ -1,0 +1,168 @@
+//! A plugin for nbdkit that serves an image of `sky-devices` to any NBD client.
+//!
+//! ```text
+//!   client ──NBD──▶ nbdkit (TLS, filters, access control) ──▶ Connection ──▶ the one open image
+//! ```
+//!
+//! The image is opened once, when nbdkit is ready to serve, and closed when it ends. All connections share it, so a
+//! flush on one covers the writes of all (what NBD calls multi-conn), and requests run in as many threads as nbdkit
+//! likes. The parameters are described by `nbdkit libnbdkit_sky_plugin.so --help`.
+//!
+//! An NBD client may send requests of any size, a disk takes whole blocks only. nbdkit's filter `blocksize-policy`
+//! tells clients so; without it a request for part of a block is answered with an error.
+
+use std::sync::Arc;
+
+use nbdkit::{ExtentHandle, Flags, FuaFlags, Result, Server};
+use sky_devices::block::BlockDevice;
+use sky_devices::image::Image;
+
+mod disk;
+mod errors;
+mod settings;
+
+use errors::to_nbd;
+
+/// What one client talks to.
+struct Connection {
+    image: Arc<Image>,
+    /// nbdkit was told with `-r` to refuse changes.
+    read_only: bool,
+}
+
+impl Server for Connection {
+    fn name() -> &'static str {
+        "sky"
+    }
+
+    fn longname() -> Option<&'static str> {
+        Some("Sky disk images")
+    }
+
+    fn version() -> Option<&'static str> {
+        Some(env!("CARGO_PKG_VERSION"))
+    }
+
+    fn description() -> Option<&'static str> {
+        Some("Serves a disk image that Sky can open: raw or selfie.")
+    }
+
+    fn config_help() -> Option<&'static str> {
+        Some(settings::HELP)
+    }
+
+    fn magic_config_key() -> Option<&'static str> {
+        Some("file")
+    }
+
+    fn config(key: &str, value: &str) -> Result<()> {
+        settings::set(key, value)
+    }
+
+    fn config_complete() -> Result<()> {
+        settings::check()
+    }
+
+    /// Opens the image. Not earlier: nbdkit may fork before, and a disk with threads of its own would lose them.
+    fn after_fork() -> Result<()> {
+        disk::open(&settings::get()?)
+    }
+
+    fn unload() {
+        disk::close();
+    }
+
+    fn open(read_only: bool) -> Result<Box<dyn Server>> {
+        Ok(Box::new(Self { image: disk::shared()?, read_only }))
+    }
+
+    fn get_size(&self) -> Result<i64> {
+        let size = self.image.geometry().size;
+        i64::try_from(size).map_err(|_| nbdkit::Error::new(libc::EFBIG, "the disk is too large for NBD"))
+    }
+
+    fn can_write(&self) -> Result<bool> {
+        Ok(!self.read_only && !self.image.geometry().read_only)
+    }
+
+    fn can_flush(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// nbdkit calls [`flush`](Self::flush) after each write that must be durable: a disk here has no cheaper way.
+    fn can_fua(&self) -> Result<FuaFlags> {
+        Ok(FuaFlags::Emulate)
+    }
+
+    fn can_multi_conn(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn can_trim(&self) -> Result<bool> {
+        self.can_write()
+    }
+
+    fn can_zero(&self) -> Result<bool> {
+        self.can_write()
+    }
+
+    fn can_extents(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn is_rotational(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.image.read(offset, buffer, &[]).map_err(to_nbd)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64, _flags: Flags) -> Result<()> {
+        self.image.write(offset, data, &[]).map_err(to_nbd)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.image.flush().map_err(to_nbd)
+    }
+
+    fn trim(&self, count: u32, offset: u64, _flags: Flags) -> Result<()> {
+        self.image.discard(offset, count.into()).map_err(to_nbd)
+    }
+
+    fn zero(&self, count: u32, offset: u64, flags: Flags) -> Result<()> {
+        self.image.write_zeroes(offset, count.into(), flags.contains(Flags::MAY_TRIM)).map_err(to_nbd)
+    }
+
+    fn extents(&self, count: u32, offset: u64, flags: Flags, extents: &mut ExtentHandle) -> Result<()> {
+        let one = flags.contains(Flags::REQ_ONE);
+        disk::extents(&self.image, (offset, count.into()), one, |offset, length, kind| {
+            extents.add(offset, length, kind)
+        })
+    }
+}
+
+/// nbdkit's way in: the function `plugin_init`, which the macro writes.
+mod entry {
+    #![allow(missing_docs, reason = "the macro puts no documentation on its function")]
+
+    nbdkit::plugin!(super::Connection {
+        after_fork,
+        can_extents,
+        can_flush,
+        can_fua,
+        can_multi_conn,
+        can_trim,
+        can_write,
+        can_zero,
+        config,
+        config_complete,
+        extents,
+        flush,
+        is_rotational,
+        trim,
+        unload,
+        write_at,
+        zero
+    });
+}

@@ -1,0 +1,85 @@
+//! The plugin's parameters: what nbdkit found as `key=value` on its command line.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nbdkit::Result;
+use sky_devices::block::Cache;
+use sky_devices::image::{BackingPolicy, Format, ImageSpec};
+
+use crate::errors::invalid;
+
+/// What `nbdkit --help` says of the parameters.
+pub(crate) const HELP: &str = "\
+[file=]PATH                   (required) The image.
+format=raw|selfie|qcow2       (required) Its format, which is never guessed. qcow2 needs readonly=true.
+readonly=BOOL                 Refuse changes, and share the image with other readers.
+backing=BOOL                  Open the backing images that it names.
+cache=direct|buffered         Bypass the host's page cache where the format can (default), or use it.";
+
+#[derive(Debug)]
+struct Given {
+    path: Option<PathBuf>,
+    format: Option<Format>,
+    read_only: bool,
+    cache: Cache,
+    backing: BackingPolicy,
+}
+
+static GIVEN: Mutex<Given> = Mutex::new(Given {
+    path: None,
+    format: None,
+    read_only: false,
+    cache: Cache::Direct,
+    backing: BackingPolicy::Refuse,
+});
+
+fn given() -> MutexGuard<'static, Given> {
+    GIVEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes one parameter.
+///
+/// # Errors
+/// It is unknown, or its value makes no sense.
+pub(crate) fn set(key: &str, value: &str) -> Result<()> {
+    let mut given = given();
+    match (key, value) {
+        // nbdkit changes its directory before the image is opened.
+        ("file", path) => given.path = Some(std::path::absolute(Path::new(path))?),
+        ("format", name) => given.format = Some(name.parse().map_err(|error| invalid(format!("{error}")))?),
+        ("readonly", value) => given.read_only = nbdkit::parse_bool(value)?,
+        ("backing", value) if nbdkit::parse_bool(value)? => given.backing = BackingPolicy::Open,
+        ("backing", _) => given.backing = BackingPolicy::Refuse,
+        ("cache", "direct") => given.cache = Cache::Direct,
+        ("cache", "buffered") => given.cache = Cache::Buffered,
+        ("cache", other) => return Err(invalid(format!("cache={other}: neither direct nor buffered"))),
+        (other, _) => return Err(invalid(format!("there is no parameter {other}"))),
+    }
+    Ok(())
+}
+
+/// Says what is missing, before nbdkit listens or forks.
+///
+/// # Errors
+/// The image or its format was not named, or there is no such image.
+pub(crate) fn check() -> Result<()> {
+    let ImageSpec { path, .. } = get()?;
+    match std::fs::metadata(&path) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(nbdkit::Error::new(libc::ENOENT, format!("{}: {error}", path.display()))),
+    }
+}
+
+/// All parameters.
+///
+/// # Errors
+/// One that is required is missing.
+pub(crate) fn get() -> Result<ImageSpec> {
+    let given = given();
+    let path = given.path.clone().ok_or_else(|| invalid("say which image to serve: file=PATH"))?;
+    let format =
+        given.format.ok_or_else(|| invalid("say which format the image has: format=raw or format=selfie"))?;
+    let &Given { read_only, cache, backing, .. } = &*given;
+    Ok(ImageSpec { path, format, read_only, cache, backing, exclusive: false, tolerant: false })
+}
