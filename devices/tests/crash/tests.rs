@@ -30,6 +30,7 @@ fn subjects() -> Vec<Box<dyn Subject>> {
         Box::new(Selfie::SmallSectors),
         Box::new(Selfie::Ordered),
         Box::new(Selfie::Sparse),
+        Box::new(Selfie::NoHoles),
         Box::new(Qcow2),
         Box::new(Toy::Nothing),
     ];
@@ -76,6 +77,11 @@ fn selfie_passes_where_blocks_carry_their_mappings() {
 #[test]
 fn selfie_passes_where_tables_hold_all_mappings() {
     try_hard(&Selfie::SmallSectors, effort(16));
+}
+
+#[test]
+fn selfie_passes_on_a_disk_without_holes() {
+    try_hard(&Selfie::NoHoles, effort(8));
 }
 
 #[test]
