@@ -24,6 +24,7 @@ const PIECES: (u16, u16) = (16, 128);
 const AHEAD: u64 = 512;
 /// Bytes of one write of zeros.
 const ZEROES: usize = 1 << 20;
+const PAGE: usize = 4096;
 
 /// One zone.
 #[derive(Debug)]
@@ -260,10 +261,12 @@ impl Zones {
         if self.zeroing == Zeroing::Sparse && self.storage.punch(at, end - at)? {
             return Ok(());
         }
-        let zeroes = vec![0; ZEROES];
+        // Aligned, so that they need not be copied to where they are.
+        let zeroes = vec![0u8; ZEROES + PAGE];
+        let start = zeroes.as_ptr().align_offset(PAGE).min(PAGE);
         while at < end {
             let length = ZEROES.min(usize::try_from(end - at).unwrap_or(ZEROES));
-            self.storage.write(at, &zeroes[..length])?;
+            self.storage.write(at, &zeroes[start..start + length])?;
             at += length as u64;
         }
         Ok(())

@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::harness::{Folder, KIB, MIB, Ran, allocated, noise};
 
+/// [`MIB`] as lengths of buffers are counted.
+const MIB_BYTES: usize = 1 << 20;
+
 /// A disk that a guest could have written to: the image opened in this process, and closed.
 fn write(folder: &Folder, name: &str, writes: &[(u64, &[u8])]) {
     use sky_devices::block::BlockDevice;
@@ -174,7 +177,7 @@ fn a_commit_brings_an_overlay_into_its_parent() {
         write(
             &folder,
             "top.img",
-            &[(MIB, &noise(MIB as usize)), (20 * MIB, &[0; 65536]), (69 * MIB, &[3; 8192]), (512, &[5; 512])],
+            &[(MIB, &noise(MIB_BYTES)), (20 * MIB, &[0; 65536]), (69 * MIB, &[3; 8192]), (512, &[5; 512])],
         );
         let before = content(&folder, "top.img");
         folder.sky_img_ok("commit top.img");
@@ -194,9 +197,9 @@ fn a_rebase_keeps_the_disk() {
     folder.disk("base.raw");
     let mut changed = std::fs::read(folder.path("base.raw")).unwrap();
     changed[4096..8192].copy_from_slice(&noise(4096));
-    changed[MIB as usize * 20..MIB as usize * 22].fill(0);
-    changed[MIB as usize * 30 + 512..MIB as usize * 31].fill(6);
-    changed.truncate(40 * MIB as usize);
+    changed[MIB_BYTES * 20..MIB_BYTES * 22].fill(0);
+    changed[MIB_BYTES * 30 + 512..MIB_BYTES * 31].fill(6);
+    changed.truncate(40 * MIB_BYTES);
     std::fs::write(folder.path("changed.raw"), &changed).unwrap();
     folder.sky_img_ok("convert -f raw -O selfie changed.raw changed.img");
     folder.sky_img_ok("create -f selfie -b base.raw -F raw top.img");
@@ -226,11 +229,11 @@ fn what_a_disk_grows_by_is_zeros_over_any_parent() {
     folder.sky_img_ok("resize -f selfie top.img 64M");
     let after = content(&folder, "top.img");
     let base = std::fs::read(folder.path("base.raw")).unwrap();
-    let seen = 20 * MIB as usize;
+    let seen = 20 * MIB_BYTES;
     assert!(after[..seen] == base[..seen] && after[seen..].iter().all(|&byte| byte == 0));
     folder.sky_img_ok("commit top.img");
     assert_same(&content(&folder, "top.img"), &after, "after the commit");
-    assert!(std::fs::read(folder.path("base.raw")).unwrap()[..64 * MIB as usize] == after);
+    assert!(std::fs::read(folder.path("base.raw")).unwrap()[..64 * MIB_BYTES] == after);
 }
 
 #[test]

@@ -65,8 +65,8 @@ enum Command {
     Commit(commit::Commit),
     Compare(compare::Compare),
     Bench(bench::Bench),
-    Serve(Box<serve::Serve>),
     Dump(dump::Dump),
+    Serve(Box<serve::Serve>),
 }
 
 fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! How far long work is: a bar on a terminal, lines where somebody asks for them.
 
 use std::io::{IsTerminal, stderr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -18,9 +18,15 @@ pub(crate) struct Progress {
 
 struct Lines {
     what: String,
-    done: AtomicU64,
-    told: AtomicU64,
     total: u64,
+    /// Held while a line is written: of two threads, the one that is further must not be the first to tell.
+    so_far: Mutex<SoFar>,
+}
+
+#[derive(Default)]
+struct SoFar {
+    done: u64,
+    told: u64,
 }
 
 impl Progress {
@@ -32,12 +38,8 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(total), target)
             .with_style(style.progress_chars("#> "))
             .with_message(what.to_owned());
-        let lines = (forced && !terminal).then(|| Lines {
-            what: what.to_owned(),
-            done: AtomicU64::new(0),
-            told: AtomicU64::new(0),
-            total,
-        });
+        let lines =
+            (forced && !terminal).then(|| Lines { what: what.to_owned(), total, so_far: Mutex::default() });
         Self { bar, lines }
     }
 
@@ -45,10 +47,12 @@ impl Progress {
     pub(crate) fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
         let Some(lines) = &self.lines else { return };
-        let done = lines.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let step = u128::from(done) * u128::from(LINES) / u128::from(lines.total.max(1));
+        let mut so_far = lines.so_far.lock().unwrap_or_else(PoisonError::into_inner);
+        so_far.done = so_far.done.saturating_add(bytes);
+        let step = u128::from(so_far.done) * u128::from(LINES) / u128::from(lines.total.max(1));
         let step = u64::try_from(step).unwrap_or(LINES);
-        if lines.told.fetch_max(step, Ordering::Relaxed) < step {
+        if so_far.told < step {
+            so_far.told = step;
             eprintln!("{}: {}%", lines.what, step * 100 / LINES);
         }
     }
