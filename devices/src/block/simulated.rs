@@ -37,6 +37,8 @@ pub struct SimulatedOptions {
     pub alignment: u32,
     /// Bytes that it writes entirely or not at all, a power of two: writes are torn at multiples of it.
     pub atomic_write: u32,
+    /// It gives space back when it is asked to.
+    pub holes: bool,
     /// How long it takes.
     pub latency: Latency,
     /// Keep a history, which takes memory for everything that is ever written.
@@ -52,6 +54,7 @@ impl SimulatedOptions {
             capacity: Some(u64::MAX),
             alignment: 512,
             atomic_write: 4096,
+            holes: true,
             latency: Latency::ssd(),
             record: true,
         }
@@ -281,6 +284,9 @@ impl Storage for SimulatedDisk {
         let mut state = self.lock();
         check_range(Operation::Discard, state.size, offset, length)?;
         state.start_change(FaultOn::Punch, Operation::Discard, offset, length)?;
+        if !self.options.holes {
+            return Ok(false);
+        }
         state.content.zero(offset, length);
         self.record(&mut state, || Change::Punch { offset, length });
         self.counters.punch();

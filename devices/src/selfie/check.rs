@@ -90,6 +90,5 @@ fn is_lead(superblock: &Superblock, loaded: &Loaded, of: Virtual, entry: &Entry,
         return false;
     };
     // Its table may have spoken since, with a higher sequence.
-    lead.sequence <= entry.sequence
-        && lead.payload(block).is_some_and(|payload| expand(payload, &mut vec![0; BLOCK]))
+    lead.payload(block).is_some_and(|payload| expand(payload, &mut vec![0; BLOCK]))
 }

@@ -37,22 +37,20 @@ pub(super) struct Failure {
     pub(super) why: String,
 }
 
-/// Tries all of `effort`, on all processors. Answers how many crash states there were.
-///
-/// # Errors
-/// The first failure that a thread met.
-pub(super) fn explore(subject: &dyn Subject, effort: Effort) -> Result<u64, Failure> {
+/// Tries all of `effort`, on all processors, and stops at the first failure if `stop`. Answers how many crash states
+/// there were, and the failures: one of each workload at most.
+pub(super) fn explore(subject: &dyn Subject, effort: Effort, stop: bool) -> (u64, Vec<Failure>) {
     let (next, states, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-    let failure = Mutex::new(None);
+    let failures = Mutex::new(Vec::new());
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= effort.seeds || failed.load(Ordering::Relaxed) {
+            if seed >= effort.seeds || (stop && failed.load(Ordering::Relaxed)) {
                 return;
             }
             if let Err(found) = workload(subject, seed, effort, &states) {
                 failed.store(true, Ordering::Relaxed);
-                failure.lock().unwrap().get_or_insert(found);
+                failures.lock().unwrap().push(found);
             }
         }
     };
@@ -61,10 +59,7 @@ pub(super) fn explore(subject: &dyn Subject, effort: Effort) -> Result<u64, Fail
             scope.spawn(work);
         });
     });
-    match failure.into_inner().unwrap() {
-        Some(failure) => Err(failure),
-        None => Ok(states.into_inner()),
-    }
+    (states.into_inner(), failures.into_inner().unwrap())
 }
 
 /// One workload: without errors of the medium, then with one at this or that moment.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sky_devices::block::simulated::{Fault, History, Random, SimulatedDisk, SimulatedOptions};
+use sky_devices::block::simulated::{Fault, History, Random, SimulatedDisk};
 
 use super::content::{Content, SECTOR};
 use super::model::{Change, Event, Model, What};
@@ -68,8 +68,7 @@ pub(super) fn first(
     // Not every disk ends with a whole block or cluster.
     let sectors = [1024, 1600, 2051][random.below(3) as usize];
     let parent = subject.takes_parent() && random.one_in(2);
-    let options = SimulatedOptions { atomic_write: subject.atomic_write(), ..SimulatedOptions::file() };
-    let disk = Arc::new(SimulatedDisk::new(options));
+    let disk = Arc::new(SimulatedDisk::new(subject.disk()));
     subject.create(&disk, sectors * SECTOR as u64, parent)?;
     let first = disk.position();
     let model = Model::new(sectors, parent);

@@ -53,8 +53,11 @@ impl imago::Storage for OnDisk {
 
     unsafe fn pure_readv(&self, mut buffers: IoVectorMut<'_>, offset: u64) -> io::Result<()> {
         let mut bytes = vec![0; buffers.len() as usize];
+        // What is beyond the end reads as zeros.
         let there = Storage::size(&*self.disk).saturating_sub(offset).min(buffers.len()) as usize;
-        self.disk.read(offset, &mut bytes[..there]).map_err(io::Error::other)?;
+        if there > 0 {
+            self.disk.read(offset, &mut bytes[..there]).map_err(io::Error::other)?;
+        }
         buffers.copy_from_slice(&bytes);
         Ok(())
     }
@@ -72,8 +75,11 @@ impl imago::Storage for OnDisk {
     }
 
     unsafe fn pure_discard(&self, offset: u64, length: u64) -> io::Result<()> {
-        let end = (offset + length).min(Storage::size(&*self.disk));
-        self.disk.punch(offset, end.saturating_sub(offset)).map(|_| ()).map_err(io::Error::other)
+        let end = offset.saturating_add(length).min(Storage::size(&*self.disk));
+        match end.checked_sub(offset) {
+            Some(length) => self.disk.punch(offset, length).map(|_| ()).map_err(io::Error::other),
+            None => Ok(()),
+        }
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sky_devices::block::simulated::SimulatedDisk;
+use sky_devices::block::simulated::{SimulatedDisk, SimulatedOptions};
 use sky_devices::block::{MemoryDisk, Storage};
 
 use super::subject::{Image, Outcome, Subject, said};
@@ -17,8 +17,8 @@ impl Subject for Raw {
         if self.atomic_write == 512 { "raw512" } else { "raw" }
     }
 
-    fn atomic_write(&self) -> u32 {
-        self.atomic_write
+    fn disk(&self) -> SimulatedOptions {
+        SimulatedOptions { atomic_write: self.atomic_write, ..SimulatedOptions::file() }
     }
 
     fn takes_parent(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sky_devices::block::simulated::SimulatedDisk;
+use sky_devices::block::simulated::{SimulatedDisk, SimulatedOptions};
 use sky_devices::block::{BlockDevice, MemoryDisk, Storage};
 use sky_devices::selfie::{
     Backing, BackingFormat, CreateOptions, Identity, OpenOptions, Selfie as Engine, Zeroing, check, create,
@@ -21,6 +21,8 @@ pub(super) enum Selfie {
     Ordered,
     /// Zones are holes.
     Sparse,
+    /// The disk gives no space back, so what is not written over keeps its bytes.
+    NoHoles,
 }
 
 impl Subject for Selfie {
@@ -30,11 +32,16 @@ impl Subject for Selfie {
             Self::SmallSectors => "selfie-small-sectors",
             Self::Ordered => "selfie-ordered",
             Self::Sparse => "selfie-sparse",
+            Self::NoHoles => "selfie-no-holes",
         }
     }
 
-    fn atomic_write(&self) -> u32 {
-        if *self == Self::SmallSectors { 512 } else { 4096 }
+    fn disk(&self) -> SimulatedOptions {
+        match self {
+            Self::SmallSectors => SimulatedOptions { atomic_write: 512, ..SimulatedOptions::file() },
+            Self::NoHoles => SimulatedOptions { holes: false, ..SimulatedOptions::file() },
+            _ => SimulatedOptions::file(),
+        }
     }
 
     fn create(&self, disk: &Arc<SimulatedDisk>, size: u64, parent: bool) -> Outcome<()> {

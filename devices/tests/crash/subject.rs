@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sky_devices::block::MemoryDisk;
-use sky_devices::block::simulated::SimulatedDisk;
+use sky_devices::block::simulated::{SimulatedDisk, SimulatedOptions};
 
 /// A result whose error is for people.
 pub(super) type Outcome<T> = Result<T, String>;
@@ -13,9 +13,9 @@ pub(super) trait Subject: Sync {
     /// What a failure calls it.
     fn name(&self) -> &'static str;
 
-    /// Bytes that the disk below writes atomically.
-    fn atomic_write(&self) -> u32 {
-        4096
+    /// What the disk below is like.
+    fn disk(&self) -> SimulatedOptions {
+        SimulatedOptions::file()
     }
 
     /// Images can lie over a parent.

@@ -73,6 +73,14 @@ fn refuses_what_a_file_would() {
 }
 
 #[test]
+fn a_disk_without_holes_says_so_and_keeps_its_bytes() {
+    let disk = SimulatedDisk::new(SimulatedOptions { size: 4096, holes: false, ..SimulatedOptions::file() });
+    disk.write(0, &[1; 4096]).unwrap();
+    assert!(!disk.punch(0, 4096).unwrap());
+    assert_eq!((sectors(&disk), disk.counts().punches, disk.position()), (vec![1; 8], 0, 1));
+}
+
+#[test]
 fn what_was_synced_is_there_and_the_rest_in_any_part() {
     let disk = disk(3 * 4096);
     disk.write(0, &[1; 3 * 4096]).unwrap();
