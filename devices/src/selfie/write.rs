@@ -219,6 +219,10 @@ impl Core {
             self.write_header(of, &changed)?;
             if first_say_so {
                 self.sync()?;
+                // Whatever becomes of the data: no header may call these fresh again.
+                let fresh = piece.blocks().filter(|&block| entry.blocks.get(block) == Blocks::FRESH);
+                let settled = fresh.fold(entry.blocks, |blocks, block| blocks.with(block, Blocks::HERE));
+                self.map.set(of, &Entry { blocks: settled, ..*entry });
             }
         }
         // A header that does not change any more says what it said.

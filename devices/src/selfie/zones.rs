@@ -325,8 +325,12 @@ impl Zones {
             let inner = self.lock();
             for (number, place) in (first..).zip(block.chunks_exact_mut(ZONE_ENTRY as usize)) {
                 if let Some(zone) = inner.zones.get(number as usize) {
-                    let zeroed = zone.zeroed.max(zone.next);
-                    place.copy_from_slice(&ZoneEntry { zeroed, ..zone.entry }.encode(number));
+                    let mut entry = ZoneEntry { zeroed: zone.zeroed.max(zone.next), ..zone.entry };
+                    if entry.kind == ZoneKind::N {
+                        // What has died at its end looks as though it had never been handed out.
+                        entry.committed = zone.next;
+                    }
+                    place.copy_from_slice(&entry.encode(number));
                 }
             }
         }

@@ -22,7 +22,8 @@ pub(in crate::selfie) enum ZoneKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::selfie) struct ZoneEntry {
     pub(in crate::selfie) kind: ZoneKind,
-    /// How many of its clusters the summary knows, from the first. 0 to 1024; 0 unless it is a Z zone.
+    /// How many of its clusters the summary knows, from the first; of an N zone, how many had been handed out when
+    /// this was written. 0 to 1024.
     pub(in crate::selfie) committed: u16,
     /// How many of its clusters were zeroed, from the first; to be believed after a clean end only. 0 to 1024.
     pub(in crate::selfie) zeroed: u16,
@@ -77,7 +78,7 @@ impl ZoneEntry {
             && entry.committed <= SLOTS
             && entry.zeroed <= SLOTS
             && entry.summary.is_none() != is_z
-            && (is_z || (entry.committed == 0 && entry.part == 0))
+            && (is_z || entry.part == 0)
             && bytes[14..] == check(number, &bytes[..14]);
         sound.then_some(entry)
     }
@@ -102,7 +103,7 @@ mod tests {
             summary: Cluster(88),
             part: 3,
         };
-        let n = ZoneEntry { kind: ZoneKind::N, zeroed: 64, epoch: 2, ..ZoneEntry::default() };
+        let n = ZoneEntry { kind: ZoneKind::N, committed: 3, zeroed: 64, epoch: 2, ..ZoneEntry::default() };
         let free = ZoneEntry { epoch: 3, ..ZoneEntry::default() };
         for entry in [z, n, free, ZoneEntry::default()] {
             let bytes = entry.encode(5);
@@ -119,7 +120,7 @@ mod tests {
             ZoneEntry { part: 4, ..z },
             ZoneEntry { summary: Cluster::NONE, ..z },
             ZoneEntry { summary: Cluster(1), ..n },
-            ZoneEntry { committed: 1, ..n },
+            ZoneEntry { part: 1, ..n },
         ] {
             assert_eq!(ZoneEntry::decode(5, &wrong.encode(5)), None, "{wrong:?}");
         }
