@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use sky_devices::image::{BackingPolicy, Cache, Format, ImageSpec};
+use sky_devices::block::Cache;
+use sky_devices::image::{BackingPolicy, Format, ImageSpec};
 
 use super::{ConfigError, Result, keys};
 

@@ -12,7 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sky_devices::image::{BackingPolicy, Cache, ImageSpec};
+use sky_devices::block::Cache;
+use sky_devices::image::{BackingPolicy, ImageSpec};
 
 use super::address::{NbdAddress, Uri};
 use super::socket::SocketName;
@@ -95,6 +96,7 @@ fn arguments(serve: &Serve, spec: &ImageSpec, address: &NbdAddress, plugin: OsSt
         Cache::Buffered => "buffered",
     };
     arguments.push(format!("cache={cache}").into());
+    arguments.push(format!("grace={}", serve.grace).into());
     arguments.extend(BLOCK_SIZES.map(Into::into));
     if let Some(export) = &serve.export {
         arguments.extend(["exportname-strict=true", "exportname-list=explicit"].map(Into::into));
