@@ -107,8 +107,7 @@ impl Core {
 
     /// Writes the blocks of the L1 table that lead to `tables`.
     fn write_l1(&self, tables: &BTreeSet<u32>) -> Result<()> {
-        let unit = self.storage.properties().alignment.max(512);
-        let per_block = unit / L1_ENTRY as u32;
+        let per_block = self.storage.properties().alignment.max(512) / L1_ENTRY;
         let blocks: BTreeSet<u32> = tables.iter().map(|table| table / per_block).collect();
         for block in blocks {
             let first = block * per_block;
@@ -116,7 +115,7 @@ impl Core {
                 .flat_map(|table| encode_l1(table, self.map.place(table)))
                 .collect();
             let l1 = lock(&self.superblock).layout.l1;
-            self.write_at(l1 + u64::from(first) * L1_ENTRY as u64, &bytes)?;
+            self.write_at(l1 + u64::from(first) * u64::from(L1_ENTRY), &bytes)?;
         }
         Ok(())
     }
@@ -128,8 +127,8 @@ impl Core {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
             let length = last.offset() + CLUSTER as u64 - first.offset();
             self.storage.punch(first.offset(), length)?;
-            run.iter().try_for_each(|&cluster| self.zones.release(cluster))?;
+            run.iter().for_each(|&cluster| self.zones.release(cluster));
         }
-        Ok(())
+        self.zones.reap()
     }
 }

@@ -89,6 +89,8 @@ pub(super) struct Loaded {
     pub(super) problems: Vec<Problem>,
     /// Headers that were looked at.
     pub(super) scanned: u64,
+    /// Byte offsets of blocks in the image that hold what was never durably the disk's, and have to be zeros.
+    pub(super) stray: Vec<u64>,
 }
 
 struct Loader<'a> {
@@ -104,7 +106,8 @@ struct Loader<'a> {
 /// Reads an image. Only a medium that fails is an error; what is wrong with the image is in the result.
 pub(super) fn load(storage: &dyn Storage, superblock: &Superblock) -> Result<Loaded> {
     let map = Map::new(superblock.layout.l1_entries);
-    let loaded = Loaded { map, zones: Vec::new(), sequence: 0, problems: Vec::new(), scanned: 0 };
+    let loaded =
+        Loaded { map, zones: Vec::new(), sequence: 0, problems: Vec::new(), scanned: 0, stray: Vec::new() };
     let clusters = superblock.max_size.div_ceil(CLUSTER as u64);
     let mut loader = Loader { storage, superblock, clusters, loaded, claimed: Vec::new() };
     loader.zones()?;
@@ -148,11 +151,11 @@ impl Loader<'_> {
         // A zone that is cut off by the end of the file was not in use yet.
         let there = self.storage.size().saturating_sub(layout.zones) / ZONE;
         let count = u32::try_from(there).unwrap_or(u32::MAX).min(layout.zone_entries);
-        let length = (u64::from(count) * ZONE_ENTRY as u64).next_multiple_of(BLOCK as u64);
+        let length = (u64::from(count) * u64::from(ZONE_ENTRY)).next_multiple_of(BLOCK as u64);
         let places: Vec<u64> =
             (0..length / BLOCK as u64).map(|block| layout.zone_table + block * BLOCK as u64).collect();
         self.read_all(&places, BLOCK, |this, _, bytes| {
-            for bytes in bytes.as_chunks::<ZONE_ENTRY>().0 {
+            for bytes in bytes.as_chunks::<{ ZONE_ENTRY as usize }>().0 {
                 let number = u32::try_from(this.loaded.zones.len()).unwrap_or(u32::MAX);
                 if number >= count {
                     break;
@@ -203,13 +206,14 @@ impl Loader<'_> {
 
     fn tables(&mut self) -> Result<()> {
         let layout = self.superblock.layout;
-        let length = (u64::from(layout.l1_entries) * L1_ENTRY as u64).next_multiple_of(BLOCK as u64);
+        let length = (u64::from(layout.l1_entries) * u64::from(L1_ENTRY)).next_multiple_of(BLOCK as u64);
         let places: Vec<u64> =
             (0..length / BLOCK as u64).map(|block| layout.l1 + block * BLOCK as u64).collect();
         let mut tables = Vec::new();
         self.read_all(&places, BLOCK, |this, block, bytes| {
-            let first = u32::try_from(block * (BLOCK / L1_ENTRY)).unwrap_or(u32::MAX);
-            for (table, bytes) in (first..layout.l1_entries).zip(bytes.as_chunks::<L1_ENTRY>().0) {
+            let first = u32::try_from(block * (BLOCK / L1_ENTRY as usize)).unwrap_or(u32::MAX);
+            for (table, bytes) in (first..layout.l1_entries).zip(bytes.as_chunks::<{ L1_ENTRY as usize }>().0)
+            {
                 match decode_l1(table, *bytes) {
                     Some(Cluster::NONE) => {}
                     Some(cluster) if this.in_zone(cluster, ZoneKind::N).is_some() => {
@@ -292,7 +296,9 @@ impl Loader<'_> {
     fn candidate(&mut self, of: Virtual, cluster: Cluster, rotation: u8, sequence: u64, blocks: Blocks) {
         self.loaded.sequence = self.loaded.sequence.max(sequence);
         let old = self.loaded.map.get(of);
-        if old.kind == Kind::Empty || sequence > old.sequence {
+        // A header may have changed since its table spoke with the same number.
+        let same = sequence == old.sequence && old.cluster == cluster;
+        if old.kind == Kind::Empty || sequence > old.sequence || same {
             // Of an older one its table knows, or it is in this state itself.
             let over = old.kind != Kind::Empty;
             let entry =
@@ -310,6 +316,7 @@ impl Loader<'_> {
     /// Looks at every cluster of a Z zone of which no summary speaks.
     fn headers(&mut self) -> Result<()> {
         let mut slots = Vec::new();
+        let mut looked_at = Vec::new();
         for (number, zone) in (0u32..).zip(&self.loaded.zones) {
             let Some(first) = self.superblock.layout.zone(number) else { continue };
             if zone.entry.kind == ZoneKind::Z {
@@ -330,30 +337,36 @@ impl Loader<'_> {
                 this.problem(Problem::Header { zone, slot });
                 return Ok(());
             }
-            let blocks = this.written(cluster, &lead)?;
-            this.candidate(lead.of, cluster, lead.rotation, lead.sequence, blocks);
+            this.candidate(lead.of, cluster, lead.rotation, lead.sequence, lead.blocks);
+            if lead.blocks != Blocks::ALL_HERE {
+                looked_at.push((lead.of, cluster));
+            }
             Ok(())
-        })
+        })?;
+        looked_at.into_iter().try_for_each(|(of, cluster)| self.settle(of, cluster))
     }
 
-    /// The states of an embedded cluster's blocks, without those that were not durable when all ended.
-    fn written(&self, cluster: Cluster, lead: &Lead) -> Result<Blocks> {
-        let mut blocks = lead.blocks;
-        let fresh =
-            |blocks: Blocks, block| blocks.get(block) == Blocks::FRESH && block != usize::from(lead.rotation);
-        if !(0..BLOCKS).any(|block| fresh(blocks, block)) {
-            return Ok(blocks);
+    /// Finds out which blocks of an embedded cluster were durable when all ended, if it is the one that counts. What
+    /// is there although nobody spoke of it must not turn up when somebody does.
+    fn settle(&mut self, of: Virtual, cluster: Cluster) -> Result<()> {
+        let entry = self.loaded.map.get(of);
+        if entry.cluster != cluster {
+            return Ok(());
         }
-        let entry = Entry { kind: Kind::Embedded, cluster, rotation: lead.rotation, ..Entry::default() };
         let mut bytes = vec![0; CLUSTER];
         self.storage.read(cluster.offset(), &mut bytes)?;
-        for block in (0..BLOCKS).filter(|&block| fresh(lead.blocks, block)) {
+        let mut blocks = entry.blocks;
+        for block in (0..BLOCKS).filter(|&block| !entry.is_lead(block)) {
             let at = entry.position(block) * BLOCK;
-            if is_zero(&bytes[at..at + BLOCK]) {
-                blocks = blocks.with(block, Blocks::ABSENT);
+            let zero = is_zero(&bytes[at..at + BLOCK]);
+            match blocks.get(block) {
+                Blocks::FRESH if zero => blocks = blocks.with(block, Blocks::ABSENT),
+                Blocks::ABSENT | Blocks::ZERO if !zero => self.loaded.stray.push(entry.offset(block)),
+                _ => {}
             }
         }
-        Ok(blocks)
+        self.loaded.map.set(of, &Entry { blocks, ..entry });
+        Ok(())
     }
 
     /// Now that it is known what counts, everything that is used is in use.
@@ -376,7 +389,7 @@ impl Loader<'_> {
                 let first = *word >> (slot % 64) & 1 == 0;
                 *word |= 1 << (slot % 64);
                 if first {
-                    zone.occupy(slot, of.filter(|_| slot >= zone.entry.committed));
+                    zone.occupy(slot, of.filter(|_| zone.entry.committed < SLOTS));
                 }
                 Some(first)
             };

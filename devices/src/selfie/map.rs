@@ -14,6 +14,8 @@ const TABLED: u32 = 51;
 const ROTATION: u32 = 52;
 /// Bytes of one block of an L2 table.
 pub(super) const L2_BLOCK: usize = L2_BLOCK_ENTRIES as usize * L2_ENTRY;
+/// One as it lies in the image.
+type L2Block = Box<[u8; L2_BLOCK]>;
 
 /// The map.
 #[derive(Debug)]
@@ -194,12 +196,12 @@ impl Map {
     }
 
     /// Blocks of L2 tables as they are to lie in the image, and whether data that they speak of has to be durable first.
-    pub(super) fn encode(&self, blocks: &[u32]) -> (Vec<(u32, Box<[u8; L2_BLOCK]>)>, bool) {
+    pub(super) fn encode(&self, blocks: &[u32]) -> (Vec<(u32, L2Block)>, bool) {
         let dirty = self.dirty();
         (blocks.iter().map(|&block| (block, self.encode_block(block))).collect(), dirty.ordered)
     }
 
-    fn encode_block(&self, block: u32) -> Box<[u8; L2_BLOCK]> {
+    fn encode_block(&self, block: u32) -> L2Block {
         let mut bytes = Box::new([0; L2_BLOCK]);
         let first = block * L2_BLOCK_ENTRIES;
         let (table, at) = Virtual(first).place();

@@ -139,6 +139,7 @@ impl Selfie {
             return Err(Error::new(ErrorKind::Corrupt, Operation::Open).because(problem.to_string()));
         }
         if !options.read_only {
+            loaded.stray.iter().try_for_each(|&at| storage.write(at, &[0; format::BLOCK]))?;
             superblock.flags.dirty = true;
             superblock.generation += 1;
             superblock.autoclear = 0;
@@ -190,6 +191,7 @@ impl Selfie {
         }
         core.flush()?;
         core.commit(true)?;
+        core.zones.reap()?;
         core.zones.write_open()?;
         core.sync()?;
         let mut superblock = lock(&core.superblock);
@@ -309,3 +311,6 @@ impl Selfie {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

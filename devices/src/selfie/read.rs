@@ -51,7 +51,7 @@ impl Core {
 
     /// Whether a cluster lies in the image as it is on the disk, except for its lead block.
     fn is_straight(&self, entry: &Entry) -> bool {
-        let own = |block| entry.blocks.get(block) != Blocks::ABSENT;
+        let own = |block| matches!(entry.blocks.get(block), Blocks::HERE | Blocks::FRESH);
         entry.is_mapped() && entry.rotation == 0 && (0..BLOCKS).all(own)
     }
 

@@ -187,13 +187,15 @@ impl Core {
 
     fn write_embedded(&self, of: Virtual, entry: &Entry, piece: &Piece<'_>) -> Result<()> {
         let lead = usize::from(entry.rotation);
-        let payload = match piece.block(lead) {
-            Some(content) => match self.embeds.then(|| compress(content)).flatten() {
-                Some(payload) => Some(payload),
-                None => return self.relocate(of, entry, piece),
-            },
-            None => None,
-        };
+        let payload = piece.block(lead).map(compress);
+        let stays = payload != Some(None)
+            && (self.embeds
+                || (payload.is_none()
+                    && piece.blocks().all(|block| entry.blocks.get(block) == Blocks::HERE)));
+        if !stays {
+            return self.relocate(of, entry, piece);
+        }
+        let payload = payload.flatten();
         let corrupt = || Error::new(ErrorKind::Corrupt, Operation::Write);
         let (_, frozen) = self.zones.state(entry.cluster).ok_or_else(corrupt)?;
         let mut blocks = entry.blocks;
@@ -219,7 +221,15 @@ impl Core {
                 self.sync()?;
             }
         }
-        self.write_around_lead(of, &changed, piece, payload.as_deref())?;
+        // A header that does not change any more says what it said.
+        let said = if !frozen {
+            changed
+        } else if entry.tabled && payload.is_some() {
+            self.said(entry)?
+        } else {
+            *entry
+        };
+        self.write_around_lead(of, &said, piece, payload.as_deref())?;
         if blocks != entry.blocks && frozen {
             let sequence = self.next_sequence();
             self.map.update(of, &Entry { sequence, tabled: true, ..changed }, true);
@@ -250,6 +260,14 @@ impl Core {
             self.write_at(entry.offset(piece.first), before)?;
         }
         Ok(())
+    }
+
+    /// What the header of an embedded cluster says, of which its table says something newer.
+    fn said(&self, entry: &Entry) -> Result<Entry> {
+        let mut block = vec![0; BLOCK];
+        self.storage.read(entry.cluster.offset(), &mut block)?;
+        let lead = self.lead(entry, &block)?;
+        Ok(Entry { sequence: lead.sequence, blocks: lead.blocks, ..*entry })
     }
 
     /// Writes a lead block again, with a header that says what `entry` says.
@@ -295,15 +313,22 @@ impl Core {
         Ok(lead.encode(entry.cluster, epoch, &lock(&self.superblock).secret))
     }
 
-    /// The compressed content of an embedded cluster's lead block.
-    fn payload<'a>(&self, of: Virtual, entry: &Entry, block: &'a [u8]) -> Result<&'a [u8]> {
+    /// The header of an embedded cluster.
+    fn lead(&self, entry: &Entry, block: &[u8]) -> Result<Lead> {
         let corrupt = |why| Error::new(ErrorKind::Corrupt, Operation::Read).because(why);
         let (epoch, _) = self.zones.state(entry.cluster).ok_or_else(|| corrupt("no such zone"))?;
         let lead = Lead::decode(block, entry.cluster, epoch, &lock(&self.superblock).secret);
-        lead.filter(|lead| lead.of == of)
-            .ok_or_else(|| corrupt("a lead block is not the cluster's"))?
-            .payload(block)
-            .ok_or_else(|| corrupt("a lead block's checksum is wrong"))
+        lead.ok_or_else(|| corrupt("a lead block has no header"))
+    }
+
+    /// The compressed content of an embedded cluster's lead block.
+    fn payload<'a>(&self, of: Virtual, entry: &Entry, block: &'a [u8]) -> Result<&'a [u8]> {
+        let corrupt = |why| Error::new(ErrorKind::Corrupt, Operation::Read).because(why);
+        let lead = self.lead(entry, block)?;
+        if lead.of != of {
+            return Err(corrupt("a lead block is another cluster's"));
+        }
+        lead.payload(block).ok_or_else(|| corrupt("a lead block's checksum is wrong"))
     }
 
     /// Expands a lead block in its place.

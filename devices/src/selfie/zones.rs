@@ -37,7 +37,7 @@ pub(super) struct Zone {
     pub(super) live: u16,
     /// Headers of clusters before this one do not change any more: a summary is being written, or was.
     pub(super) frozen: u16,
-    /// Of a Z zone: what was put into clusters that the summary does not know yet.
+    /// Of a Z zone that the summary does not know entirely: what was put into its clusters.
     owners: Vec<Option<Virtual>>,
 }
 
@@ -315,19 +315,19 @@ impl Zones {
     fn write_entry(&self, number: u32) -> Result<()> {
         let _table = lock(&self.table);
         let unit = self.storage.properties().alignment.max(512);
-        let per_block = unit / ZONE_ENTRY as u32;
+        let per_block = unit / ZONE_ENTRY;
         let first = number / per_block * per_block;
         let mut block = vec![0; unit as usize];
         {
             let inner = self.lock();
-            for (number, place) in (first..).zip(block.chunks_exact_mut(ZONE_ENTRY)) {
+            for (number, place) in (first..).zip(block.chunks_exact_mut(ZONE_ENTRY as usize)) {
                 if let Some(zone) = inner.zones.get(number as usize) {
                     let zeroed = zone.zeroed.max(zone.next);
                     place.copy_from_slice(&ZoneEntry { zeroed, ..zone.entry }.encode(number));
                 }
             }
         }
-        self.storage.write(self.layout.zone_table + u64::from(first) * ZONE_ENTRY as u64, &block)
+        self.storage.write(self.layout.zone_table + u64::from(first) * u64::from(ZONE_ENTRY), &block)
     }
 
     /// Writes all entries of zones that are not full: how far they are zeroed.
@@ -351,43 +351,53 @@ impl Zones {
         self.lock().zones.get(number as usize).is_some_and(|zone| slot < zone.entry.committed)
     }
 
-    /// A cluster is dead, durably. A zone of dead clusters is free again.
-    pub(super) fn release(&self, cluster: Cluster) -> Result<()> {
-        self.layout.slot(cluster).map_or(Ok(()), |(number, _)| self.unpin(number))
+    /// A cluster is dead, durably.
+    pub(super) fn release(&self, cluster: Cluster) {
+        if let Some((number, _)) = self.layout.slot(cluster) {
+            self.unpin(number);
+        }
     }
 
     /// A zone has one reason less to stay.
-    fn unpin(&self, number: u32) -> Result<()> {
-        {
-            let mut inner = self.lock();
-            if let Some(zone) = inner.zones.get_mut(number as usize) {
-                zone.live = zone.live.saturating_sub(1);
-            }
-            if !self.is_dead(&inner, number) {
-                return Ok(());
-            }
-            inner.full.retain(|&full| full != number);
-            if let Some(zone) = inner.zones.get_mut(number as usize) {
-                *zone = Zone::new(ZoneEntry { epoch: zone.entry.epoch, ..ZoneEntry::default() });
-            }
+    fn unpin(&self, number: u32) {
+        if let Some(zone) = self.lock().zones.get_mut(number as usize) {
+            zone.live = zone.live.saturating_sub(1);
         }
-        // Not synced: until it is, the zone is one of dead clusters, as it was.
-        self.write_entry(number)
     }
 
-    fn is_dead(&self, inner: &Inner, number: u32) -> bool {
-        let Some(zone) = inner.zones.get(number as usize) else { return false };
-        let own_summary = self.layout.zone(number) == Some(zone.entry.summary);
-        let shared = || {
-            let others = (0u32..).zip(&inner.zones).filter(|(other, _)| *other != number);
-            others
-                .into_iter()
-                .any(|(_, other)| !other.entry.summary.is_none() && other.entry.summary == zone.entry.summary)
+    /// Frees zones all of whose clusters are dead, durably.
+    pub(super) fn reap(&self) -> Result<()> {
+        let mut freed = Vec::new();
+        {
+            let mut inner = self.lock();
+            // A zone whose first cluster holds summaries stays while another's is there, so those go first.
+            while let Some(number) = self.dead(&inner) {
+                let Some(zone) = inner.zones.get_mut(number as usize) else { break };
+                *zone = Zone::new(ZoneEntry { epoch: zone.entry.epoch, ..ZoneEntry::default() });
+                inner.full.retain(|&full| full != number);
+                freed.push(number);
+            }
+        }
+        // Not synced: until it is, they are zones of dead clusters, as they were.
+        freed.into_iter().try_for_each(|number| self.write_entry(number))
+    }
+
+    /// A zone that nothing needs.
+    fn dead(&self, inner: &Inner) -> Option<u32> {
+        let candidates =
+            || (0u32..).zip(&inner.zones).filter(|(_, zone)| zone.next >= SLOTS && zone.live <= 1);
+        // Most of the time there is none, and the users of summaries need not be counted.
+        candidates().next()?;
+        let mut users = std::collections::BTreeMap::<Cluster, u32>::new();
+        for zone in inner.zones.iter().filter(|zone| zone.entry.kind == ZoneKind::Z) {
+            *users.entry(zone.entry.summary).or_default() += 1;
+        }
+        let dead = |number: u32, zone: &Zone| {
+            let keeps_summaries = self.layout.zone(number) == Some(zone.entry.summary);
+            let alone = !keeps_summaries || users.get(&zone.entry.summary) == Some(&1);
+            zone.live == u16::from(keeps_summaries) && alone
         };
-        zone.entry.kind != ZoneKind::Free
-            && zone.next >= SLOTS
-            && zone.live == u16::from(own_summary)
-            && !(own_summary && shared())
+        candidates().find(|&(number, zone)| dead(number, zone)).map(|(number, _)| number)
     }
 
     /// Whether there are Z zones that are full and have to be summarised.
@@ -428,14 +438,13 @@ impl Zones {
                 zone.owners = Vec::new();
             }
         }
-        let written = self.write_entry(batch.zone);
-        self.unpin(batch.zone).and(written)
+        self.unpin(batch.zone);
+        self.write_entry(batch.zone)
     }
 
     /// A zone's summary was not written.
     pub(super) fn give_up(&self, batch: &Batch) {
-        // What fails here is a free zone's entry, which says less than it could.
-        let _ = self.unpin(batch.zone);
+        self.unpin(batch.zone);
     }
 
     /// Calls `visit` with every zone.

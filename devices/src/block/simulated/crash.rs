@@ -108,9 +108,10 @@ impl History {
     }
 }
 
+/// A line for each change.
 impl fmt::Debug for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.changes.iter().enumerate()).finish()
+        self.changes.iter().enumerate().try_for_each(|(index, change)| writeln!(f, "{index:6}: {change:?}"))
     }
 }
 
@@ -196,7 +197,7 @@ impl CrashPoint<'_> {
     #[must_use]
     pub fn describe(&self) -> String {
         let changes = &self.history.changes[self.first_pending..self.position];
-        let lines = changes.iter().enumerate().map(|(index, change)| format!("  {index}: {change:?}\n"));
+        let lines = changes.iter().enumerate().map(|(index, change)| format!("{index:6}: {change:?}\n"));
         lines.collect()
     }
 

@@ -181,7 +181,8 @@ mod tests {
         #[test]
         fn what_does_not_fit_is_told(content in proptest::collection::vec(any::<u8>(), BLOCK), same in 0..BLOCK) {
             let mut content = content;
-            content[..same].fill(content[0]);
+            let first = content[0];
+            content[..same].fill(first);
             if let Some(payload) = compress(&content) {
                 prop_assert!(payload.len() <= MAX_PAYLOAD);
                 let mut back = vec![0; BLOCK];

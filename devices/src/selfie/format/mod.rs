@@ -32,7 +32,8 @@ pub(super) const L2_ENTRIES: u32 = 4096;
 /// Entries of one block of an L2 table: what is written when one of them changes.
 pub(super) const L2_BLOCK_ENTRIES: u32 = 256;
 /// Bytes of an entry of the L1 table.
-pub(super) const L1_ENTRY: usize = 8;
+pub(super) const L1_ENTRY: u32 = 8;
+const L1_BYTES: usize = L1_ENTRY as usize;
 /// Bytes of the summary of one zone, and how many of them share a cluster.
 pub(super) const SUMMARY: usize = 16 << 10;
 pub(super) const SUMMARIES: u8 = 4;
@@ -73,8 +74,8 @@ impl Virtual {
 
 /// An entry of the L1 table: where an L2 table lies. The second half guards the first, so that a stray byte is not
 /// taken for a table.
-pub(super) fn encode_l1(number: u32, table: Cluster) -> [u8; L1_ENTRY] {
-    let mut bytes = [0; L1_ENTRY];
+pub(super) fn encode_l1(number: u32, table: Cluster) -> [u8; L1_BYTES] {
+    let mut bytes = [0; L1_BYTES];
     if !table.is_none() {
         bytes[..4].copy_from_slice(&table.0.to_le_bytes());
         bytes[4..].copy_from_slice(&l1_check(number, table).to_le_bytes());
@@ -83,7 +84,7 @@ pub(super) fn encode_l1(number: u32, table: Cluster) -> [u8; L1_ENTRY] {
 }
 
 /// Where the L2 table `number` lies, [`Cluster::NONE`] if there is none; `None` for bytes that are no entry.
-pub(super) fn decode_l1(number: u32, bytes: [u8; L1_ENTRY]) -> Option<Cluster> {
+pub(super) fn decode_l1(number: u32, bytes: [u8; L1_BYTES]) -> Option<Cluster> {
     let [a, b, c, d, e, f, g, h] = bytes;
     let (table, check) = (Cluster(u32::from_le_bytes([a, b, c, d])), u32::from_le_bytes([e, f, g, h]));
     match table {

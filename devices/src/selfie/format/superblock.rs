@@ -154,8 +154,9 @@ impl Layout {
         let entries = |value: u64| u32::try_from(value).map_err(|_| unfit());
         let zone_entries = entries(max_size.div_ceil(ZONE) * 2 + SPARE_ZONES)?;
         let l1_entries = entries(max_size.div_ceil(L2_REACH))?;
-        let l1 = ZONE_TABLE + (u64::from(zone_entries) * ZONE_ENTRY as u64).next_multiple_of(CLUSTER as u64);
-        let zones = l1 + (u64::from(l1_entries) * L1_ENTRY as u64).next_multiple_of(CLUSTER as u64);
+        let l1 =
+            ZONE_TABLE + (u64::from(zone_entries) * u64::from(ZONE_ENTRY)).next_multiple_of(CLUSTER as u64);
+        let zones = l1 + (u64::from(l1_entries) * u64::from(L1_ENTRY)).next_multiple_of(CLUSTER as u64);
         Ok(Self { zone_table: ZONE_TABLE, zone_entries, l1, l1_entries, zones })
     }
 
@@ -178,7 +179,7 @@ impl Layout {
     fn is_sound(&self, size: u64, max_size: u64) -> bool {
         const UNIT: u64 = CLUSTER as u64;
         let behind =
-            |start: u64, entries: u32, bytes: usize| start.checked_add(u64::from(entries) * bytes as u64);
+            |start: u64, entries: u32, bytes: u32| start.checked_add(u64::from(entries) * u64::from(bytes));
         let table_end = behind(self.zone_table, self.zone_entries, ZONE_ENTRY);
         let l1_end = behind(self.l1, self.l1_entries, L1_ENTRY);
         let end =

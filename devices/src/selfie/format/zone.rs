@@ -3,7 +3,8 @@
 use super::{Cluster, SLOTS, SUMMARIES, get_u16, get_u32};
 
 /// Bytes of an entry.
-pub(in crate::selfie) const ZONE_ENTRY: usize = 16;
+pub(in crate::selfie) const ZONE_ENTRY: u32 = 16;
+const BYTES: usize = ZONE_ENTRY as usize;
 
 /// What a zone is used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,8 +34,8 @@ pub(in crate::selfie) struct ZoneEntry {
 }
 
 impl ZoneEntry {
-    pub(in crate::selfie) fn encode(&self, number: u32) -> [u8; ZONE_ENTRY] {
-        let mut bytes = [0; ZONE_ENTRY];
+    pub(in crate::selfie) fn encode(&self, number: u32) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
         if *self == Self::default() {
             return bytes;
         }
@@ -54,8 +55,8 @@ impl ZoneEntry {
     }
 
     /// `None` for bytes that are no entry.
-    pub(in crate::selfie) fn decode(number: u32, bytes: &[u8; ZONE_ENTRY]) -> Option<Self> {
-        if *bytes == [0; ZONE_ENTRY] {
+    pub(in crate::selfie) fn decode(number: u32, bytes: &[u8; BYTES]) -> Option<Self> {
+        if *bytes == [0; BYTES] {
             return Some(Self::default());
         }
         let entry = Self {
@@ -106,7 +107,7 @@ mod tests {
         for entry in [z, n, free, ZoneEntry::default()] {
             let bytes = entry.encode(5);
             assert_eq!(ZoneEntry::decode(5, &bytes), Some(entry));
-            for bit in 0..ZONE_ENTRY * 8 {
+            for bit in 0..BYTES * 8 {
                 let mut flipped = bytes;
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 assert_eq!(ZoneEntry::decode(5, &flipped), None, "{entry:?} {bit}");

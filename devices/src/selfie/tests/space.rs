@@ -1,0 +1,218 @@
+//! What writes cost, where clusters go, and that space comes back.
+
+use super::*;
+use crate::block::StorageCounts;
+use crate::selfie::format::Layout;
+
+/// As many clusters as make three zones and a bit.
+const CLUSTERS: u64 = 3 * 1024 + 100;
+
+fn large(options: OpenOptions) -> Setup {
+    let disk = SimulatedDisk::new(SimulatedOptions { record: false, ..SimulatedOptions::file() });
+    create(&disk, &CreateOptions { max_size: Some(1 << 30), ..CreateOptions::new(CLUSTERS * 65536) })
+        .unwrap();
+    Setup { disk: Arc::new(disk), backing: None, options }
+}
+
+fn text(cluster: u64) -> Vec<u8> {
+    bytes(Content::Text(u8::try_from(cluster % 251).unwrap()), 4096)
+}
+
+fn noise(cluster: u64) -> Vec<u8> {
+    bytes(Content::Noise(cluster), 4096)
+}
+
+/// Writes a block into each of some clusters, anywhere in it, and flushes each time. Gives what was done for it.
+fn fill(
+    setup: &Setup,
+    image: &Selfie,
+    clusters: std::ops::Range<u64>,
+    content: fn(u64) -> Vec<u8>,
+) -> StorageCounts {
+    let before = setup.disk.counts();
+    for cluster in clusters {
+        image.write(cluster * 65536 + cluster % 16 * 4096, &content(cluster), &[]).unwrap();
+        image.flush().unwrap();
+    }
+    let after = setup.disk.counts();
+    StorageCounts { writes: after.writes - before.writes, syncs: after.syncs - before.syncs, ..after }
+}
+
+fn holds(image: &Selfie, clusters: std::ops::Range<u64>, content: fn(u64) -> Vec<u8>) {
+    for cluster in clusters {
+        let mut back = vec![1; 65536];
+        image.read(cluster * 65536, &mut back, &[]).unwrap();
+        let mut expected = vec![0; 65536];
+        let at = usize::try_from(cluster % 16 * 4096).unwrap();
+        expected[at..at + 4096].copy_from_slice(&content(cluster));
+        assert_eq!(difference(&back, &expected), None, "{cluster}");
+    }
+}
+
+/// Table 1 of docs/results.md; the paper's claim (section 2.3), at any block of a cluster.
+#[test]
+fn a_write_that_allocates_is_one_write_and_one_sync() {
+    let setup = large(options());
+    let image = setup.open();
+    let counts = fill(&setup, &image, 0..2000, text);
+    let stats = image.stats();
+    assert_eq!((stats.embedded, stats.plain, stats.zeroed_bytes % (1 << 20)), (2000, 0, 0));
+    // Besides these: zeros in pieces of a MiB, with a sync and sometimes a zone's entry for each few of them, and
+    // the summary of a zone.
+    let zeroes = stats.zeroed_bytes >> 20;
+    assert!(counts.writes - 2000 - zeroes < 10, "{counts:?} {stats:?}");
+    assert!(counts.syncs - 2000 < 40, "{counts:?} {stats:?}");
+    // Written again they cost the same, and nothing but that.
+    let again = fill(&setup, &image, 0..2000, |cluster| text(cluster + 1));
+    assert_eq!((again.writes, again.syncs), (2000, 2000));
+    holds(&image, 0..2000, |cluster| text(cluster + 1));
+}
+
+#[test]
+fn what_does_not_compress_costs_a_table_more() {
+    let setup = large(options());
+    let image = setup.open();
+    fill(&setup, &image, 0..1, noise);
+    let counts = fill(&setup, &image, 1..1000, noise);
+    let stats = image.stats();
+    assert_eq!((stats.embedded, stats.plain), (0, 1000));
+    let zeroes = stats.zeroed_bytes >> 20;
+    assert!(counts.writes < 2 * 999 + zeroes + 4 && counts.syncs < 999 + 20, "{counts:?}");
+    holds(&image, 0..1000, noise);
+}
+
+#[test]
+fn a_block_that_no_longer_compresses_moves_its_cluster() {
+    let setup = large(options());
+    let image = setup.open();
+    fill(&setup, &image, 0..100, text);
+    fill(&setup, &image, 0..50, noise);
+    let stats = image.stats();
+    assert_eq!((stats.relocated, stats.plain), (50, 0));
+    assert_eq!((image.info().embedded_clusters, image.info().plain_clusters), (50, 50));
+    // And it stays there.
+    fill(&setup, &image, 0..50, text);
+    assert_eq!(image.stats().relocated, 50);
+    drop(image);
+    let image = setup.open();
+    holds(&image, 0..100, text);
+    image.close().unwrap();
+    assert!(check(&*setup.disk).unwrap().is_clean());
+}
+
+/// Discarding everything frees the zones, which are then used again: the image grows no further.
+#[test]
+fn space_comes_back() {
+    for content in [text, noise] {
+        let setup = large(options());
+        let image = setup.open();
+        let mut sizes = Vec::new();
+        for round in 0..24 {
+            fill(&setup, &image, 0..CLUSTERS, content);
+            holds(&image, 0..10, content);
+            assert!(setup.disk.kept() > CLUSTERS * 4096);
+            image.discard(0, CLUSTERS * 65536).unwrap();
+            image.flush().unwrap();
+            assert!(setup.disk.kept() < 8 << 20, "{round}: {}", setup.disk.kept());
+            holds(&image, 0..10, |_| vec![0; 4096]);
+            sizes.push(setup.disk.size());
+        }
+        // The disk's own four, one that was open, one for the table, and one that is kept for summaries.
+        let most = Layout::new(1 << 30).unwrap().zones + 7 * (64 << 20);
+        assert!(sizes.iter().all(|&size| size <= most), "{sizes:?}");
+        let info = image.info();
+        assert_eq!((info.embedded_clusters, info.plain_clusters), (0, 0));
+        image.close().unwrap();
+        let report = check(&*setup.disk).unwrap();
+        assert!(report.is_clean(), "{report:?}");
+    }
+}
+
+/// After a crash the headers of open zones are looked at, after a clean end nothing is.
+#[test]
+fn summaries_leave_little_to_look_at() {
+    let setup = large(options());
+    let image = setup.open();
+    fill(&setup, &image, 0..CLUSTERS, text);
+    drop(image);
+    let report = check(&*setup.disk).unwrap();
+    assert!(report.is_clean() && report.dirty && (1..=2048).contains(&report.scanned), "{report:?}");
+    assert_eq!(report.embedded_clusters, CLUSTERS);
+    let image = setup.open();
+    holds(&image, 0..CLUSTERS, text);
+    image.close().unwrap();
+    let report = check(&*setup.disk).unwrap();
+    assert_eq!((report.scanned, report.embedded_clusters), (0, CLUSTERS));
+    let image = setup.open();
+    holds(&image, 0..CLUSTERS, text);
+    assert!(image.info().memory < CLUSTERS * 32 + (2 << 20), "{}", image.info().memory);
+}
+
+#[test]
+fn a_disk_grows_and_what_is_new_is_zeros() {
+    for backed in [false, true] {
+        let setup = Setup::new(backed, options());
+        let image = setup.open();
+        image.write(SIZE - 512, &[7; 512], &[]).unwrap();
+        assert_eq!(image.write(SIZE, &[1; 512], &[]).unwrap_err().kind(), ErrorKind::OutOfRange);
+        image.resize(SIZE + (10 << 20)).unwrap();
+        let mut end = vec![1; 1024];
+        image.read(SIZE - 512, &mut end, &[]).unwrap();
+        assert_eq!((end[511], &end[512..]), (7, &[0; 512][..]));
+        image.write(SIZE, &[9; 512], &[]).unwrap();
+        for size in [SIZE, 2 << 30, SIZE + (11 << 20) + 1] {
+            assert_eq!(image.resize(size).unwrap_err().kind(), ErrorKind::BadSize);
+        }
+        image.close().unwrap();
+        let image = setup.open();
+        assert_eq!(image.geometry().size, SIZE + (10 << 20));
+        image.read(SIZE - 512, &mut end, &[]).unwrap();
+        assert_eq!((end[511], end[512]), (7, 9));
+    }
+}
+
+/// What lies below the end of a disk that is smaller than its parent is not what it grows by.
+#[test]
+fn a_parent_does_not_show_where_a_disk_has_grown() {
+    let disk = SimulatedDisk::new(SimulatedOptions { record: false, ..SimulatedOptions::file() });
+    let backing = parent();
+    let identity = Identity { size: backing.geometry().size, ..Identity::default() };
+    let below = Backing { path: "parent".to_owned(), format: BackingFormat::Raw, identity, reach: 0 };
+    let small =
+        CreateOptions { max_size: Some(1 << 30), backing: Some(below), ..CreateOptions::new(65536 + 512) };
+    create(&disk, &small).unwrap();
+    let image = Selfie::open(Arc::new(disk), options(), Some(backing)).unwrap();
+    image.resize(1 << 20).unwrap();
+    let mut content = vec![1; 1 << 20];
+    image.read(0, &mut content, &[]).unwrap();
+    assert!(content[..65536].iter().any(|&byte| byte != 0));
+    assert!(content[65536 + 512..].iter().all(|&byte| byte == 0));
+}
+
+/// On a medium that may tear a block, blocks carry no mappings, and those that do are moved before they are touched.
+#[test]
+fn a_medium_that_tears_blocks_holds_plain_clusters() {
+    let setup = large(options());
+    let image = setup.open();
+    fill(&setup, &image, 0..20, text);
+    image.close().unwrap();
+    let tearing = SimulatedDisk::new(SimulatedOptions {
+        size: setup.disk.size(),
+        atomic_write: 512,
+        record: false,
+        ..SimulatedOptions::file()
+    });
+    let mut piece = vec![0; 1 << 20];
+    for at in (0..setup.disk.size()).step_by(1 << 20) {
+        let length = piece.len().min(usize::try_from(setup.disk.size() - at).unwrap());
+        setup.disk.read(at, &mut piece[..length]).unwrap();
+        tearing.write(at, &piece[..length]).unwrap();
+    }
+    let setup = Setup { disk: Arc::new(tearing), backing: None, options: options() };
+    let image = setup.open();
+    assert!(!image.info().embeds);
+    fill(&setup, &image, 10..40, text);
+    let stats = image.stats();
+    assert_eq!((stats.embedded, stats.plain, stats.relocated), (0, 20, 10));
+    holds(&image, 0..40, text);
+}
