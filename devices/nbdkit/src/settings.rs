@@ -89,7 +89,7 @@ pub(crate) fn get() -> Result<ImageSpec> {
     let format =
         given.format.ok_or_else(|| invalid("say which format the image has: format=raw or format=selfie"))?;
     let &Given { read_only, cache, backing, .. } = &*given;
-    Ok(ImageSpec { path, format, read_only, cache, backing })
+    Ok(ImageSpec { read_only, cache, backing, ..ImageSpec::new(path, format) })
 }
 
 /// How long clients may stay after a signal to end; as long as they like if nobody said.

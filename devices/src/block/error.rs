@@ -16,8 +16,6 @@ pub enum Operation {
     Open,
     /// Making a new medium.
     Create,
-    /// Changing the size of the medium.
-    Resize,
     /// Locking the medium against other users.
     Lock,
     /// Reading blocks.
@@ -39,7 +37,6 @@ impl fmt::Display for Operation {
         f.write_str(match self {
             Self::Open => "open",
             Self::Create => "create",
-            Self::Resize => "resize",
             Self::Lock => "lock",
             Self::Read => "read",
             Self::Write => "write",

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::Format;
 use super::open::{BackingPolicy, Image, ImageSpec};
-use crate::block::{BlockDevice, Cache, Error, ErrorKind, Operation, Result, length_of};
+use crate::block::{BlockDevice, Cache, Error, ErrorKind, Geometry, Operation, Result, length_of};
+use crate::io_class::IoTag;
 
 /// Images that one chain may have.
 const MAX_DEPTH: usize = 32;
@@ -46,13 +47,8 @@ impl Chain {
         format: Format,
         cache: Cache,
     ) -> Result<Arc<Image>> {
-        let spec = ImageSpec {
-            path: beside(child, name),
-            format,
-            read_only: true,
-            cache,
-            backing: BackingPolicy::Open,
-        };
+        let spec = ImageSpec::new(beside(child, name), format).read_only().backing(BackingPolicy::Open);
+        let spec = ImageSpec { cache, ..spec };
         Ok(Arc::new(Image::open_in(&spec, self)?))
     }
 }
@@ -69,4 +65,45 @@ pub(super) fn read_below(below: &dyn BlockDevice, offset: u64, buffer: &mut [u8]
         buffer.split_at_mut(usize::try_from(there).unwrap_or(buffer.len()).min(buffer.len()));
     behind.fill(0);
     if part.is_empty() { Ok(()) } else { below.read(offset, part, &[]) }
+}
+
+/// The image below one that was opened alone: reading it is an error, not zeros.
+#[derive(Debug)]
+pub(super) struct Closed {
+    /// Bytes that the child sees of it.
+    pub(super) size: u64,
+    pub(super) child: PathBuf,
+}
+
+impl Closed {
+    fn refuse(&self, operation: Operation, offset: u64, length: u64) -> Result<()> {
+        let error = Error::new(ErrorKind::Backing, operation).at(offset, length).on(&self.child);
+        Err(error.because("it was left closed"))
+    }
+}
+
+impl BlockDevice for Closed {
+    fn geometry(&self) -> Geometry {
+        Geometry { size: self.size, logical_block_size: 512, physical_block_size: 4096, read_only: true }
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8], _tags: &[IoTag]) -> Result<()> {
+        self.refuse(Operation::Read, offset, length_of(buffer))
+    }
+
+    fn write(&self, offset: u64, data: &[u8], _tags: &[IoTag]) -> Result<()> {
+        self.refuse(Operation::Write, offset, length_of(data))
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        self.refuse(Operation::Discard, offset, length)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, _unmap: bool) -> Result<()> {
+        self.refuse(Operation::WriteZeroes, offset, length)
+    }
 }

@@ -44,7 +44,7 @@ pub fn compare(first: &Image, second: &Image, work: Work<'_>) -> Result<Comparis
 
 /// The first byte of a piece of `long` in which `short` differs.
 fn differs(long: &Image, short: &Image, piece: Piece, buffers: &mut Buffers) -> Result<Option<u64>> {
-    let Piece { offset, length, zero } = piece;
+    let Piece { offset, length, zero, .. } = piece;
     if zero {
         return not_zero(short, offset, length, buffers);
     }

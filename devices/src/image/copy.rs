@@ -46,21 +46,8 @@ pub fn copy(
     copy_pieces(&pieces, source, destination, options, work)
 }
 
-/// Makes of `destination`, the image below `source`, what `source` is.
-///
-/// # Errors
-/// As [`copy`].
-pub fn commit(
-    source: &Image,
-    destination: &dyn BlockDevice,
-    granularity: u64,
-    work: Work<'_>,
-) -> Result<Copied> {
-    let pieces = Pieces::above(source, source.size(), 1);
-    copy_pieces(&pieces, source, destination, CopyOptions { granularity, zeroed: false }, work)
-}
-
-fn copy_pieces(
+/// Makes `destination` what the pieces of `source` are.
+pub(super) fn copy_pieces(
     pieces: &Pieces<'_>,
     source: &Image,
     destination: &dyn BlockDevice,
@@ -73,7 +60,7 @@ fn copy_pieces(
         if options.zeroed { Ok(()) } else { destination.write_zeroes(offset, length, true) }
     };
     work.run(|buffers| {
-        let Some(Piece { offset, length, zero }) = pieces.next()? else { return Ok(false) };
+        let Some(Piece { offset, length, zero, .. }) = pieces.next()? else { return Ok(false) };
         if zero {
             leave_out(offset, length)?;
         } else {

@@ -1,29 +1,6 @@
 //! What an image says of a range of its disk.
 
-use serde::Serialize;
-
-/// Where the content of a range comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ExtentKind {
-    /// The image holds it.
-    Data,
-    /// It reads as zeros and takes no space.
-    Zero,
-    /// The image says nothing of it: the backing image does.
-    Backing,
-}
-
-/// A range of the disk with one answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Extent {
-    /// First byte.
-    pub offset: u64,
-    /// Length in bytes, never zero.
-    pub length: u64,
-    /// The answer.
-    pub kind: ExtentKind,
-}
+use crate::selfie::{Extent, ExtentKind};
 
 /// A range of the disk, followed down the chain of backing images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,17 +17,26 @@ mod extent;
 mod format;
 mod new;
 mod open;
+mod overlay;
 mod pieces;
 mod qcow2;
+mod rebase;
+mod salvage;
+mod selfie;
 mod size;
 mod work;
 
 pub use compare::{Comparison, compare};
-pub use copy::{Copied, CopyOptions, commit, copy};
-pub use extent::{Extent, ExtentKind, Located};
+pub use copy::{Copied, CopyOptions, copy};
+pub use extent::Located;
 pub use format::{Format, UnknownFormat};
 pub use new::{NewImage, NewImageOptions};
 pub use open::{BackingPolicy, Image, ImageSpec};
+pub use overlay::{Parent, commit, reattach};
 pub use qcow2::{NamedBacking, Qcow2Source};
+pub use rebase::rebase;
+pub use salvage::{Salvaged, salvage};
 pub use size::{NotASize, format_size, parse_size};
 pub use work::Work;
+
+pub use crate::selfie::{Extent, ExtentKind};

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use tempfile::TempPath;
 
 use super::Format;
-use super::open::{Image, ImageSpec};
+use super::open::{BackingPolicy, Image, ImageSpec};
 use crate::block::{
     BlockDevice, Cache, Error, ErrorKind, FileOptions, FileStorage, Geometry, Operation, Result,
 };
+use crate::selfie::{self, Backing, CreateOptions};
 
 /// Which image to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +23,20 @@ pub struct NewImageOptions {
     pub format: Format,
     /// Bytes of the disk.
     pub size: u64,
+    /// How far a Selfie image can grow, in bytes.
+    pub max_size: Option<u64>,
+    /// What a Selfie image is put over.
+    pub backing: Option<Backing>,
     /// Put it in the place of what is there. A block device is written from its first byte on.
     pub replace: bool,
+}
+
+impl NewImageOptions {
+    /// A disk of `size` bytes on its own, where nothing is yet.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, format: Format, size: u64) -> Self {
+        Self { path: path.into(), format, size, max_size: None, backing: None, replace: false }
+    }
 }
 
 /// An image that is being made. Unless it is [finished](Self::finish), nothing is left of it.
@@ -70,7 +83,7 @@ impl NewImage {
         };
         let place: &Path = temporary.as_deref().unwrap_or(&path);
         format_image(place, options, device)?;
-        let image = Image::open(&ImageSpec::new(place, format))?;
+        let image = Image::open(&ImageSpec::new(place, format).backing(BackingPolicy::Leave))?;
         if image.size() < size {
             return Err(Error::new(ErrorKind::NoSpace, Operation::Create).on(&options.path));
         }
@@ -152,13 +165,24 @@ fn folder(path: &Path) -> &Path {
 fn format_image(place: &Path, options: &NewImageOptions, device: bool) -> Result<()> {
     let failed = |error: io::Error| Error::from_io(Operation::Create, error).on(&options.path);
     match options.format {
+        Format::Raw if options.backing.is_some() || options.max_size.is_some() => {
+            let why = "a raw image has neither a backing image nor a largest size";
+            Err(Error::new(ErrorKind::Unsupported, Operation::Create).on(&options.path).because(why))
+        }
         Format::Raw if device => Ok(()),
         Format::Raw => {
             let file = OpenOptions::new().write(true).open(place).map_err(failed)?;
             file.set_len(options.size).map_err(failed)
         }
-        Format::Qcow2 | Format::Selfie => {
-            Err(Error::new(ErrorKind::Unsupported, Operation::Create).on(&options.path))
+        Format::Qcow2 => {
+            let why = "qcow2 images can be read here, and not written";
+            Err(Error::new(ErrorKind::Unsupported, Operation::Create).on(&options.path).because(why))
+        }
+        Format::Selfie => {
+            let storage = FileStorage::open(FileOptions::new(place))?;
+            let (max_size, backing) = (options.max_size, options.backing.clone());
+            selfie::create(&storage, &CreateOptions { size: options.size, max_size, backing })
+                .map_err(|error| error.on(&options.path))
         }
     }
 }

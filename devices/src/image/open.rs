@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chain::Chain;
-use super::extent::{Extent, ExtentKind, Extents, Located};
+use super::extent::{Extents, Located};
+use super::selfie::SelfieDisk;
 use super::{Format, NamedBacking, Qcow2Source};
 use crate::block::{
-    BlockDevice, Cache, Error, ErrorKind, Geometry, Operation, RawFile, RawOptions, Result, check_range,
+    BlockDevice, Cache, Error, ErrorKind, Geometry, Operation, RawFile, RawOptions, Result, StorageCounts,
+    check_range,
 };
 use crate::io_class::IoTag;
+use crate::selfie::{Backing, Extent, ExtentKind, Identity, Selfie, rebase};
 
 /// What happens with the backing image that an image names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +39,10 @@ pub struct ImageSpec {
     pub cache: Cache,
     /// What happens with the backing image that it names.
     pub backing: BackingPolicy,
+    /// Keep readers out, too, though it is only read. Selfie images only.
+    pub exclusive: bool,
+    /// Read in spite of contradictions what can be read; needs `read_only`. Selfie images only.
+    pub tolerant: bool,
 }
 
 impl ImageSpec {
@@ -43,7 +50,15 @@ impl ImageSpec {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, format: Format) -> Self {
         let (cache, backing) = (Cache::Direct, BackingPolicy::default());
-        Self { path: path.into(), format, read_only: false, cache, backing }
+        Self {
+            path: path.into(),
+            format,
+            read_only: false,
+            cache,
+            backing,
+            exclusive: false,
+            tolerant: false,
+        }
     }
 
     /// The same, to be read only.
@@ -65,6 +80,7 @@ impl ImageSpec {
 enum Disk {
     Raw(Box<RawFile>),
     Qcow2(Qcow2Source),
+    Selfie(Box<SelfieDisk>),
 }
 
 /// An open image of any format.
@@ -97,7 +113,8 @@ impl Image {
             }
             Format::Qcow2 => open_qcow2(spec, chain)?,
             Format::Selfie => {
-                return Err(Error::new(ErrorKind::Unsupported, Operation::Open).on(&spec.path));
+                let (disk, backing) = SelfieDisk::open(spec, chain)?;
+                (Disk::Selfie(Box::new(disk)), backing)
             }
         };
         Ok(Self { path: spec.path.clone(), format: spec.format, disk, backing })
@@ -127,6 +144,10 @@ impl Image {
         match &self.disk {
             Disk::Raw(_) => None,
             Disk::Qcow2(qcow2) => qcow2.named_backing().cloned(),
+            Disk::Selfie(disk) => disk.superblock.backing.as_ref().map(|backing| NamedBacking {
+                name: backing.path.clone(),
+                format: Some(Format::from(backing.format).to_string()),
+            }),
         }
     }
 
@@ -147,6 +168,7 @@ impl Image {
         match &self.disk {
             Disk::Raw(_) => 4096,
             Disk::Qcow2(qcow2) => qcow2.cluster_size(),
+            Disk::Selfie(_) => 64 << 10,
         }
     }
 
@@ -159,10 +181,11 @@ impl Image {
         match &self.disk {
             Disk::Raw(raw) => map_raw(raw, offset, offset + length),
             Disk::Qcow2(qcow2) => qcow2.map(offset, length),
+            Disk::Selfie(disk) => Ok(disk.map(offset, length)),
         }
     }
 
-    /// The same, followed down the chain. What is in no image that was opened reads as zeros or not at all.
+    /// The same, followed down the chain. What an image holds that was left closed counts as data of depth one.
     ///
     /// # Errors
     /// As [`map`](Self::map), for any image of the chain.
@@ -170,9 +193,12 @@ impl Image {
         let mut found = Vec::new();
         for extent in self.map(offset, length)? {
             let Extent { offset, length, kind } = extent;
-            let below = self.backing.as_deref().filter(|_| kind == ExtentKind::Backing);
-            let Some(below) = below else {
+            if kind != ExtentKind::Backing {
                 found.push(Located { offset, length, depth: 0, zero: kind == ExtentKind::Zero });
+                continue;
+            }
+            let Some(below) = self.backing.as_deref() else {
+                found.push(Located { offset, length, depth: 1, zero: false });
                 continue;
             };
             // A disk may have grown since it was put over its backing image.
@@ -193,7 +219,67 @@ impl Image {
     /// # Errors
     /// The medium failed.
     pub fn close(self) -> Result<()> {
-        self.flush()
+        match self.disk {
+            Disk::Selfie(disk) => disk.selfie.close(),
+            _ => self.flush(),
+        }
+    }
+
+    /// Closes a Selfie image and says what lies below it from now on.
+    pub(super) fn attach(self, backing: Option<Backing>) -> Result<()> {
+        let Disk::Selfie(disk) = self.disk else {
+            return Err(Error::new(ErrorKind::Unsupported, Operation::Write).on(&self.path));
+        };
+        let SelfieDisk { selfie, storage, .. } = *disk;
+        selfie.close()?;
+        rebase(&*storage, backing)
+    }
+
+    /// What a Selfie image records of the image below it.
+    #[must_use]
+    pub fn recorded_backing(&self) -> Option<&Backing> {
+        match &self.disk {
+            Disk::Selfie(disk) => disk.superblock.backing.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The engine of a Selfie image.
+    #[must_use]
+    pub fn selfie(&self) -> Option<&Selfie> {
+        match &self.disk {
+            Disk::Selfie(disk) => Some(&disk.selfie),
+            _ => None,
+        }
+    }
+
+    /// What the file below was asked to do since the image was opened; nothing is known of qcow2 images.
+    #[must_use]
+    pub fn counts(&self) -> StorageCounts {
+        match &self.disk {
+            Disk::Raw(raw) => raw.counts(),
+            Disk::Qcow2(_) => StorageCounts::default(),
+            Disk::Selfie(disk) => disk.storage.counts(),
+        }
+    }
+
+    /// What tells the image from others, and from itself when it has been written; as it was when it was opened.
+    ///
+    /// # Errors
+    /// The file cannot be looked at.
+    pub fn identity(&self) -> Result<Identity> {
+        if let Disk::Selfie(disk) = &self.disk {
+            let superblock = &disk.superblock;
+            let (uuid, content) = (superblock.uuid, superblock.generation);
+            return Ok(Identity { uuid, size: superblock.size, content });
+        }
+        let metadata = std::fs::metadata(&self.path)
+            .map_err(|error| Error::from_io(Operation::Open, error).on(&self.path))?;
+        // That of a block device is the time of its node, which says nothing.
+        let modified = if metadata.file_type().is_file() { metadata.modified().ok() } else { None };
+        let since = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        let content = since.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0);
+        Ok(Identity { uuid: [0; 16], size: self.size(), content })
     }
 
     /// Makes the disk `size` bytes long. What is new reads as zeros, whatever a backing image holds there.
@@ -204,14 +290,21 @@ impl Image {
     pub fn grow(self, size: u64) -> Result<()> {
         match self.disk {
             Disk::Raw(raw) => raw.grow(size),
-            Disk::Qcow2(_) => Err(Error::new(ErrorKind::ReadOnly, Operation::Resize).on(&self.path)),
+            Disk::Qcow2(_) => Err(Error::new(ErrorKind::ReadOnly, Operation::Grow).on(&self.path)),
+            Disk::Selfie(disk) => disk.grow(size, &self.path),
         }
+    }
+
+    /// An error with this image's path, unless it came from one below.
+    fn named(&self, error: Error) -> Error {
+        if error.path().is_none() { error.on(&self.path) } else { error }
     }
 
     fn device(&self) -> &dyn BlockDevice {
         match &self.disk {
             Disk::Raw(raw) => raw.as_ref(),
             Disk::Qcow2(qcow2) => qcow2,
+            Disk::Selfie(disk) => &disk.selfie,
         }
     }
 }
@@ -270,22 +363,22 @@ impl BlockDevice for Image {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8], tags: &[IoTag]) -> Result<()> {
-        self.device().read(offset, buffer, tags)
+        self.device().read(offset, buffer, tags).map_err(|error| self.named(error))
     }
 
     fn write(&self, offset: u64, data: &[u8], tags: &[IoTag]) -> Result<()> {
-        self.device().write(offset, data, tags)
+        self.device().write(offset, data, tags).map_err(|error| self.named(error))
     }
 
     fn flush(&self) -> Result<()> {
-        self.device().flush()
+        self.device().flush().map_err(|error| self.named(error))
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<()> {
-        self.device().discard(offset, length)
+        self.device().discard(offset, length).map_err(|error| self.named(error))
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
-        self.device().write_zeroes(offset, length, unmap)
+        self.device().write_zeroes(offset, length, unmap).map_err(|error| self.named(error))
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Piece {
     pub(super) offset: u64,
     /// Length in bytes, never zero; at most [`BUFFER`] unless it is known to be zero.
     pub(super) length: u64,
+    /// Which image of the chain it comes from.
+    pub(super) depth: usize,
     /// Known to read as zeros.
     pub(super) zero: bool,
 }
@@ -77,7 +79,7 @@ impl<'a> Pieces<'a> {
                 front.length -= length;
             }
             if depth < self.depth {
-                return Ok(Some(Piece { offset, length, zero }));
+                return Ok(Some(Piece { offset, length, depth, zero }));
             }
         }
     }

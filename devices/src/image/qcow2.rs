@@ -11,12 +11,13 @@ use std::sync::Arc;
 use imago::qcow2::Qcow2;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping};
 
-use super::extent::{Extent, ExtentKind, Extents};
+use super::extent::Extents;
 use crate::block::{
     BlockDevice, Cache, Error, ErrorKind, FileOptions, FileStorage, Geometry, Operation, Result, check_range,
     length_of,
 };
 use crate::io_class::IoTag;
+use crate::selfie::{Extent, ExtentKind};
 
 mod header;
 

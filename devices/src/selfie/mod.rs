@@ -26,6 +26,7 @@ use crate::io_class::IoTag;
 mod check;
 mod commit;
 mod create;
+mod dump;
 mod flush;
 mod format;
 mod info;
@@ -40,6 +41,9 @@ mod zones;
 
 pub use check::{CheckReport, check};
 pub use create::{create, rebase, superblock};
+pub use dump::{
+    EntryDump, L1Dump, SuperblockDump, ZoneDump, dump_header, dump_l1, dump_l2, dump_superblocks, dump_zones,
+};
 pub use format::{Backing, BackingFormat, Flags, Identity, Superblock};
 pub use info::{Extent, ExtentKind, Info, Stats};
 pub use load::Problem;

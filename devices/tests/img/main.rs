@@ -10,3 +10,4 @@ mod harness;
 mod map;
 mod qcow2;
 mod raw;
+mod selfie;

@@ -129,11 +129,10 @@ mod tests {
         let text =
             "path=/tmp/a,,b.img,format=selfie,readonly=on,cache=buffered,backing=on,serial=root,queues=4";
         let image = ImageSpec {
-            path: "/tmp/a,b.img".into(),
-            format: Format::Selfie,
             read_only: true,
             cache: Cache::Buffered,
             backing: BackingPolicy::Open,
+            ..ImageSpec::new("/tmp/a,b.img", Format::Selfie)
         };
         assert_eq!(text.parse(), Ok(DiskSpec { image, serial: Some("root".into()), queues: 4 }));
     }

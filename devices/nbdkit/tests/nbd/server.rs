@@ -35,7 +35,7 @@ impl Server {
     pub(crate) fn stopped(format: Format, size: u64) -> Self {
         // Not in /tmp, which may be memory: direct access and holes are the file system's.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let options = NewImageOptions { path: folder.path().join("image"), format, size, replace: false };
+        let options = NewImageOptions::new(folder.path().join("image"), format, size);
         tools::alone(|| NewImage::create(&options).unwrap().finish().unwrap());
         Self { folder, format, child: None }
     }

@@ -74,7 +74,7 @@ pub(crate) enum Data {
 }
 
 impl Bench {
-    pub(crate) fn run(&self, output: &Output, stop: &AtomicBool) -> Result<Outcome> {
+    pub(crate) fn run(&self, output: Output, stop: &AtomicBool) -> Result<Outcome> {
         if self.size == 0 || !self.size.is_multiple_of(512) || self.size > LARGEST {
             return Err(Failure::Usage(format!("--size must be a multiple of 512 up to {LARGEST}")));
         }
@@ -96,11 +96,13 @@ impl Bench {
             seed: self.seed,
             slots,
         };
-        let before = report::Counts::now(&image);
+        let zeroed = || image.selfie().map(|selfie| selfie.stats().zeroed_bytes);
+        let (before, zeroed_before) = (image.counts(), zeroed());
         let measured = generator::run(&load, &image, stop)?;
-        let after = report::Counts::now(&image);
+        let host = report::since(before, image.counts());
+        let zeroed = zeroed().zip(zeroed_before).map(|(after, before)| after.saturating_sub(before));
         image.close()?;
-        let report = report::Report::new(&load, &measured, after.since(before));
+        let report = report::Report::new(&load, &measured, host, zeroed);
         output.print(&report, || report.to_string());
         Ok(Outcome::DONE)
     }

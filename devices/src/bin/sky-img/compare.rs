@@ -38,7 +38,7 @@ pub(crate) struct Compare {
 }
 
 impl Compare {
-    pub(crate) fn run(&self, output: &Output, stop: &AtomicBool) -> Result<Outcome> {
+    pub(crate) fn run(&self, output: Output, stop: &AtomicBool) -> Result<Outcome> {
         let policy = if self.with_backing { BackingPolicy::Open } else { BackingPolicy::Refuse };
         let spec = |path: &PathBuf, format| ImageSpec::new(path, format).read_only().backing(policy);
         let first = open(&spec(&self.first, required(self.format, "-f", &self.first)?))?;

@@ -34,11 +34,14 @@ pub(crate) struct Convert {
 }
 
 impl Convert {
-    pub(crate) fn run(&self, output: &Output, stop: &AtomicBool) -> Result<Outcome> {
+    pub(crate) fn run(&self, output: Output, stop: &AtomicBool) -> Result<Outcome> {
         let format = required(self.output_format, "-O", &self.to)?;
         let source = self.source.open(&self.from)?;
-        let (path, size) = (self.to.clone(), source.size());
-        let new = NewImage::create(&NewImageOptions { path, format, size, replace: self.force })?;
+        let size = source.size();
+        let new = NewImage::create(&NewImageOptions {
+            replace: self.force,
+            ..NewImageOptions::new(&self.to, format, size)
+        })?;
         let options = CopyOptions { granularity: new.image().cluster_size(), zeroed: new.is_zeroed() };
         let copied =
             self.working.run("converting", size, stop, |work| copy(&source, new.image(), options, work))?;

@@ -4,37 +4,59 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use sky_devices::image::{Format, NewImage, NewImageOptions, format_size, parse_size};
+use sky_devices::image::{Format, NewImage, NewImageOptions, Parent, format_size, parse_size};
 
 use crate::arguments::required;
-use crate::failure::{Outcome, Result};
+use crate::failure::{Failure, Outcome, Result};
 use crate::output::Output;
 
-/// Make a new image, whose disk reads as zeros
+/// Make a new image, whose disk reads as zeros, or as that of another image
 #[derive(Debug, Args)]
 pub(crate) struct Create {
     /// Format of the new image: raw or selfie
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<Format>,
+    /// Put a Selfie image over this one: what is not written is read there, and that image must not be changed
+    #[arg(short, long, value_name = "FILE")]
+    backing: Option<PathBuf>,
+    /// Format of the image below: raw or selfie
+    #[arg(short = 'F', long, value_name = "FORMAT", requires = "backing")]
+    backing_format: Option<Format>,
+    /// How far a Selfie image can grow; it needs a little more room in memory and on the medium for that
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_size: Option<u64>,
     /// Put the image in the place of what is there
     #[arg(long)]
     force: bool,
     /// The new file
     file: PathBuf,
-    /// Size of the disk
+    /// Size of the disk; that of the image below, if there is one
     #[arg(value_parser = parse_size)]
-    size: u64,
+    size: Option<u64>,
 }
 
 impl Create {
-    pub(crate) fn run(&self, output: &Output) -> Result<Outcome> {
+    pub(crate) fn run(&self, output: Output) -> Result<Outcome> {
         let format = required(self.format, "-f", &self.file)?;
-        let options =
-            NewImageOptions { path: self.file.clone(), format, size: self.size, replace: self.force };
+        let parent = match &self.backing {
+            Some(path) => Some(Parent::find(path, required(self.backing_format, "-F", path)?, &self.file)?),
+            None => None,
+        };
+        let Some(size) = self.size.or(parent.as_ref().map(Parent::size)) else {
+            return Err(Failure::Usage("the size of the disk must be given".into()));
+        };
+        let options = NewImageOptions {
+            max_size: self.max_size,
+            backing: parent.map(|parent| parent.backing),
+            replace: self.force,
+            ..NewImageOptions::new(&self.file, format, size)
+        };
         NewImage::create(&options)?.finish()?;
-        let result = json!({ "filename": self.file, "format": format, "virtual-size": self.size });
+        let backing = options.backing.as_ref().map(|backing| &backing.path);
+        let result = json!({ "filename": self.file, "format": format, "virtual-size": size, "backing-filename": backing });
         output.print(&result, || {
-            format!("{}: a {format} image of {}", self.file.display(), format_size(self.size))
+            let over = backing.map_or_else(String::new, |backing| format!(" over {backing}"));
+            format!("{}: a {format} image of {}{over}", self.file.display(), format_size(size))
         });
         Ok(Outcome::DONE)
     }

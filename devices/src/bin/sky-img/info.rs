@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use sky_devices::image::{BackingPolicy, Format, Image, ImageSpec, NamedBacking, format_size};
+use sky_devices::selfie::{self, Selfie};
 
 use crate::arguments::{open, required};
 use crate::failure::{Failure, Outcome, Result};
@@ -41,13 +42,26 @@ struct Report {
     backing_filename: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backing_filename_format: Option<String>,
+    /// It is open, or was when its user died.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dirty_flag: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format_specific: Option<Specific>,
+}
+
+#[derive(Debug, Serialize)]
+struct Specific {
+    r#type: Format,
+    data: selfie::Info,
 }
 
 impl Info {
-    pub(crate) fn run(&self, output: &Output) -> Result<Outcome> {
+    pub(crate) fn run(&self, output: Output) -> Result<Outcome> {
         let format = required(self.format, "-f", &self.file)?;
         let policy = if self.with_backing { BackingPolicy::Open } else { BackingPolicy::Leave };
-        let image = open(&ImageSpec::new(&self.file, format).read_only().backing(policy))?;
+        // A damaged image can say something of itself, too.
+        let spec = ImageSpec::new(&self.file, format).read_only().backing(policy);
+        let image = open(&ImageSpec { tolerant: true, ..spec })?;
         let reports = image.chain().map(report).collect::<Result<Vec<_>>>()?;
         match reports.as_slice() {
             [one] if !self.with_backing => output.print(one, || text(one)),
@@ -63,6 +77,7 @@ fn report(image: &Image) -> Result<Report> {
         Some(NamedBacking { name, format }) => (Some(name), format),
         None => (None, None),
     };
+    let selfie = image.selfie().map(Selfie::info);
     Ok(Report {
         filename: image.path().to_owned(),
         format: image.format(),
@@ -72,6 +87,8 @@ fn report(image: &Image) -> Result<Report> {
         cluster_size: image.cluster_size(),
         backing_filename,
         backing_filename_format,
+        dirty_flag: selfie.as_ref().map(|info| info.flags.dirty),
+        format_specific: selfie.map(|data| Specific { r#type: Format::Selfie, data }),
     })
 }
 
@@ -98,6 +115,21 @@ fn text(report: &Report) -> String {
     if let Some(name) = &report.backing_filename {
         let format = report.backing_filename_format.as_deref().unwrap_or("no format recorded");
         line("backing image", format!("{name} ({format})"));
+    }
+    if let Some(Specific { data, .. }) = &report.format_specific {
+        line("can grow to", format_size(data.max_size));
+        line("uuid", data.uuid.clone());
+        line("generation", data.generation.to_string());
+        let state = match (data.flags.corrupt, data.flags.dirty) {
+            (true, _) => "marked as corrupt: sky-img check says more",
+            (false, true) => "not closed: it is recovered when it is opened for writing",
+            (false, false) => "clean",
+        };
+        line("state", state.into());
+        let [embedded, plain, zero] = [data.embedded_clusters, data.plain_clusters, data.zero_clusters];
+        line("clusters", format!("{embedded} carry their mapping, {plain} do not, {zero} are zeros"));
+        line("zones", format!("{} Z, {} N, {} free again", data.z_zones, data.n_zones, data.free_zones));
+        line("memory", format_size(data.memory));
     }
     text
 }

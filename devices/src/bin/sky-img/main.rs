@@ -7,13 +7,16 @@ mod commit;
 mod compare;
 mod convert;
 mod create;
+mod dump;
 mod failure;
 mod info;
 mod map;
 mod output;
 mod progress;
+mod rebase;
 mod resize;
 mod serve;
+mod snapshot;
 mod stop;
 
 use std::process::ExitCode;
@@ -35,7 +38,6 @@ Exit status:
   0    done; for check: clean; for compare: equal
   1    it failed; for compare: the disks differ
   2    a mistake on the command line; for check: corrupt; for compare: it failed
-  3    check: nothing is wrong, but space is lost
   63   check: images of this format cannot be checked
   130  stopped by Ctrl-C";
 
@@ -58,9 +60,12 @@ enum Command {
     Convert(convert::Convert),
     Map(map::Map),
     Resize(resize::Resize),
+    Snapshot(snapshot::Snapshot),
+    Rebase(rebase::Rebase),
     Commit(commit::Commit),
     Compare(compare::Compare),
     Bench(bench::Bench),
+    Dump(dump::Dump),
     Serve(Box<serve::Serve>),
 }
 
@@ -72,15 +77,18 @@ fn main() -> ExitCode {
         Err(error) => return output.failed(&Failure::System("watch for signals".into(), error), 1),
     };
     let result = match &cli.command {
-        Command::Create(command) => command.run(&output),
-        Command::Info(command) => command.run(&output),
-        Command::Check(command) => command.run(&output),
-        Command::Convert(command) => command.run(&output, &stop),
-        Command::Map(command) => command.run(&output, &stop),
-        Command::Resize(command) => command.run(&output),
-        Command::Commit(command) => command.run(&output, &stop),
-        Command::Compare(command) => command.run(&output, &stop),
-        Command::Bench(command) => command.run(&output, &stop),
+        Command::Create(command) => command.run(output),
+        Command::Info(command) => command.run(output),
+        Command::Check(command) => command.run(output, &stop),
+        Command::Convert(command) => command.run(output, &stop),
+        Command::Map(command) => command.run(output, &stop),
+        Command::Resize(command) => command.run(output),
+        Command::Snapshot(command) => command.run(output),
+        Command::Rebase(command) => command.run(output, &stop),
+        Command::Commit(command) => command.run(output, &stop),
+        Command::Compare(command) => command.run(output, &stop),
+        Command::Dump(command) => command.run(output),
+        Command::Bench(command) => command.run(output, &stop),
         Command::Serve(command) => command.run(output),
     };
     // "It failed" and "they differ" must not look the same to a script.

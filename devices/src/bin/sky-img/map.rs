@@ -41,13 +41,13 @@ struct Line {
 }
 
 impl Map {
-    pub(crate) fn run(&self, output: &Output, stop: &AtomicBool) -> Result<Outcome> {
+    pub(crate) fn run(&self, output: Output, stop: &AtomicBool) -> Result<Outcome> {
         let mut spec = self.source.spec(&self.file)?.read_only();
         if !self.source.with_backing {
             spec.backing = BackingPolicy::Leave;
         }
         let image = open(&spec)?;
-        let mut printer = Printer::new(*output, image.chain().map(|image| image.path().to_owned()).collect());
+        let mut printer = Printer::new(output, image.chain().map(|image| image.path().to_owned()).collect());
         let mut offset = 0;
         while offset < image.size() {
             if stop.load(Ordering::Relaxed) {

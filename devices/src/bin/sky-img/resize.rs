@@ -39,7 +39,7 @@ fn parse_change(text: &str) -> std::result::Result<Change, sky_devices::image::N
 }
 
 impl Resize {
-    pub(crate) fn run(&self, output: &Output) -> Result<Outcome> {
+    pub(crate) fn run(&self, output: Output) -> Result<Outcome> {
         let format = required(self.format, "-f", &self.file)?;
         let image = open(&ImageSpec::new(&self.file, format).backing(BackingPolicy::Open))?;
         let old = image.size();

@@ -4,33 +4,22 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
-use sky_devices::image::{Image, format_size};
+use sky_devices::block::StorageCounts;
+use sky_devices::image::format_size;
 
 use super::generator::{Load, Measured};
 
-/// Counters of the file below.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Counts {
-    /// System calls of this process that write, as the kernel counts them.
-    pub(super) writes: u64,
-    /// Bytes that they wrote.
-    pub(super) bytes: u64,
-}
-
-impl Counts {
-    /// The counters of this process. Nothing else in it writes while a load runs.
-    pub(super) fn now(_image: &Image) -> Self {
-        let text = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-            line.and_then(|number| number.parse().ok()).unwrap_or(0)
-        };
-        Self { writes: field("syscw"), bytes: field("wchar") }
-    }
-
-    pub(super) fn since(self, before: Self) -> Self {
-        let Self { writes, bytes } = before;
-        Self { writes: self.writes.saturating_sub(writes), bytes: self.bytes.saturating_sub(bytes) }
+/// What the file below was asked to do for the load alone.
+pub(super) fn since(before: StorageCounts, after: StorageCounts) -> StorageCounts {
+    StorageCounts {
+        writes: after.writes.saturating_sub(before.writes),
+        written_bytes: after.written_bytes.saturating_sub(before.written_bytes),
+        reads: after.reads.saturating_sub(before.reads),
+        read_bytes: after.read_bytes.saturating_sub(before.read_bytes),
+        syncs: after.syncs.saturating_sub(before.syncs),
+        flushes: after.flushes.saturating_sub(before.flushes),
+        punches: after.punches.saturating_sub(before.punches),
+        grows: after.grows.saturating_sub(before.grows),
     }
 }
 
@@ -47,10 +36,14 @@ pub(super) struct Report {
     p99_microseconds: f64,
     host_writes_per_request: f64,
     host_bytes_per_request: f64,
+    host_syncs_per_request: f64,
+    /// Of the writes of a Selfie image, those that are zeros written ahead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zeroed_bytes_per_request: Option<f64>,
 }
 
 impl Report {
-    pub(super) fn new(load: &Load, measured: &Measured, host: Counts) -> Self {
+    pub(super) fn new(load: &Load, measured: &Measured, host: StorageCounts, zeroed: Option<u64>) -> Self {
         let requests = measured.latencies.len();
         let seconds = measured.elapsed.as_secs_f64();
         let per_request = |count: u64| count as f64 / requests.max(1) as f64;
@@ -64,7 +57,9 @@ impl Report {
             p50_microseconds: percentile(&measured.latencies, 50),
             p99_microseconds: percentile(&measured.latencies, 99),
             host_writes_per_request: per_request(host.writes),
-            host_bytes_per_request: per_request(host.bytes),
+            host_bytes_per_request: per_request(host.written_bytes),
+            host_syncs_per_request: per_request(host.flushes),
+            zeroed_bytes_per_request: zeroed.map(per_request),
         }
     }
 }
@@ -91,9 +86,13 @@ impl fmt::Display for Report {
         )?;
         write!(
             f,
-            "host           {:.2} writes and {:.0} bytes for each request",
-            self.host_writes_per_request, self.host_bytes_per_request
-        )
+            "host           {:.2} writes, {:.0} bytes and {:.2} syncs for each request",
+            self.host_writes_per_request, self.host_bytes_per_request, self.host_syncs_per_request
+        )?;
+        match self.zeroed_bytes_per_request {
+            Some(bytes) => write!(f, "; {bytes:.0} of the bytes are zeros ahead of use"),
+            None => Ok(()),
+        }
     }
 }
 
