@@ -10,6 +10,7 @@
 
 mod boot;
 mod guests;
+mod selfie;
 mod setting;
 mod table;
 mod traps;
@@ -24,7 +25,7 @@ pub use setting::Setting;
 pub use table::table;
 
 /// Every benchmark there is.
-pub const ALL: [&Benchmark; 2] = [&boot::BOOT, &traps::TRAPS];
+pub const ALL: [&Benchmark; 3] = [&boot::BOOT, &traps::TRAPS, &selfie::SELFIE];
 
 /// Measured values by their keys.
 pub type Figures = BTreeMap<String, f64>;

@@ -1,0 +1,92 @@
+//! What a synchronous write costs on a Selfie image and on other people's, served over NBD to the same fio.
+//!
+//! Times are of one host at one moment, so they are compared only with those of the same round: the images take turns,
+//! and a ratio is the median of the rounds' ratios. Counts are exact.
+
+mod counts;
+mod fio;
+mod image;
+mod ratios;
+
+use super::{Benchmark, Goal, Metric, Part, Setting};
+
+const fn metric(key: &'static str, unit: &'static str, goal: Option<Goal>) -> Metric {
+    Metric { key, unit, reference: None, goal }
+}
+
+const fn at_least(key: &'static str, limit: f64) -> Metric {
+    metric(key, "", Some(Goal::AtLeast(limit)))
+}
+
+const fn at_most(key: &'static str, unit: &'static str, limit: f64) -> Metric {
+    metric(key, unit, Some(Goal::AtMost(limit)))
+}
+
+const fn told(key: &'static str, unit: &'static str) -> Metric {
+    metric(key, unit, None)
+}
+
+const fn part(name: &'static str, measure: fn() -> crate::error::Result<super::Figures>) -> Part {
+    Part { name, setting: Setting::Anywhere, measure }
+}
+
+pub(super) const SELFIE: Benchmark = Benchmark {
+    name: "selfie",
+    about: "synchronous writes on Selfie and other images, over NBD",
+    metrics: &[
+        at_most("writes_per_alloc_4k", "", 1.05),
+        at_most("flushes_per_alloc_4k", "", 1.05),
+        at_most("device_writes_per_alloc_4k", "", 2.3),
+        at_most("device_flushes_per_alloc_4k", "", 1.05),
+        at_most("device_kib_per_alloc_4k", "KiB", 90.0),
+        told("qcow2.writes_per_alloc_4k", ""),
+        told("qcow2.flushes_per_alloc_4k", ""),
+        told("qcow2.device_writes_per_alloc_4k", ""),
+        told("qcow2.device_flushes_per_alloc_4k", ""),
+        told("qcow2.device_kib_per_alloc_4k", "KiB"),
+        told("qcow2_lazy.writes_per_alloc_4k", ""),
+        told("qcow2_lazy.flushes_per_alloc_4k", ""),
+        told("qcow2_lazy.device_writes_per_alloc_4k", ""),
+        told("qcow2_lazy.device_flushes_per_alloc_4k", ""),
+        told("qcow2_lazy.device_kib_per_alloc_4k", "KiB"),
+        told("qed.writes_per_alloc_4k", ""),
+        told("qed.flushes_per_alloc_4k", ""),
+        told("qed.device_writes_per_alloc_4k", ""),
+        told("qed.device_flushes_per_alloc_4k", ""),
+        told("qed.device_kib_per_alloc_4k", "KiB"),
+        told("raw_written.writes_per_alloc_4k", ""),
+        told("raw_written.flushes_per_alloc_4k", ""),
+        told("raw_written.device_writes_per_alloc_4k", ""),
+        told("raw_written.device_flushes_per_alloc_4k", ""),
+        told("raw_written.device_kib_per_alloc_4k", "KiB"),
+        at_least("vs_qcow2.4k_rand_t1", 2.0),
+        at_least("vs_qcow2.4k_rand_t8", 4.0),
+        at_least("vs_qcow2_lazy.4k_rand_t1", 1.0),
+        at_least("vs_qcow2_lazy.4k_rand_t8", 1.0),
+        at_least("vs_qed.4k_rand_t1", 1.0),
+        at_least("vs_qed.4k_rand_t8", 1.0),
+        at_least("vs_raw_written.4k_rand_t1", 0.9),
+        at_least("vs_raw_written.4k_rand_t8", 0.9),
+        told("vs_qcow2.4k_rand_t1_iops", ""),
+        told("vs_qcow2.4k_rand_t8_iops", ""),
+        told("vs_qcow2_lazy.4k_rand_t1_iops", ""),
+        told("vs_qcow2_lazy.4k_rand_t8_iops", ""),
+        told("vs_qed.4k_rand_t1_iops", ""),
+        told("vs_qed.4k_rand_t8_iops", ""),
+        told("vs_raw_written.4k_rand_t1_iops", ""),
+        told("vs_raw_written.4k_rand_t8_iops", ""),
+        told("selfie.4k_rand_t1_p50_us", "us"),
+        told("selfie.4k_rand_t8_p50_us", "us"),
+        told("selfie.4k_rand_t1_iops", ""),
+        told("selfie.4k_rand_t8_iops", ""),
+        at_least("incompressible_vs_qcow2", 1.3),
+        at_least("read_vs_raw.seq", 0.95),
+        at_least("read_vs_raw.rand", 0.95),
+    ],
+    parts: &[
+        part("counts", counts::measure),
+        part("writes", ratios::writes),
+        part("incompressible", ratios::incompressible),
+        part("reads", ratios::reads),
+    ],
+};
