@@ -94,6 +94,15 @@ pub fn insight_probe() -> Result<PathBuf> {
     existing(paths::target().join("release/examples/insight_probe"))
 }
 
+/// The release build of `sky-img` and of the plugin for nbdkit, built now.
+pub fn image_tools() -> Result<[PathBuf; 2]> {
+    static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    let args = ["--package", "sky-devices", "--package", "sky-nbdkit-plugin", "--bin", "sky-img", "--lib"];
+    once(&BUILT, || cargo(&args, &paths::target(), None))?;
+    let release = paths::target().join("release");
+    Ok([existing(release.join("sky-img"))?, existing(release.join("libnbdkit_sky_plugin.so"))?])
+}
+
 /// `libiwrite.so` and the program that makes every hinted call once, built now unless we are in the lab.
 pub fn hints() -> Result<[PathBuf; 2]> {
     static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();

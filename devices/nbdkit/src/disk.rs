@@ -1,6 +1,6 @@
 //! The one open image that all connections share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock};
 
 use nbdkit::{ExtentType, Result};
 use sky_devices::image::{Image, ImageSpec};
@@ -10,39 +10,35 @@ use crate::errors::{invalid, to_nbd};
 /// Bytes that are looked at for one answer about allocation. A client asks again for what is missing.
 const EXTENTS_AT_ONCE: u64 = 1 << 30;
 
-static IMAGE: Mutex<Option<Arc<Image>>> = Mutex::new(None);
-
-fn slot() -> MutexGuard<'static, Option<Arc<Image>>> {
-    IMAGE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// Requests share it; opening and closing have it alone. Connections hold nothing: nbdkit forgets those that are open
+/// when it ends, and a handle that is never closed would keep the image open.
+static IMAGE: RwLock<Option<Image>> = RwLock::new(None);
 
 /// Opens the image for all connections to come.
 ///
 /// # Errors
 /// It cannot be opened so.
 pub(crate) fn open(spec: &ImageSpec) -> Result<()> {
-    *slot() = Some(Arc::new(Image::open(spec).map_err(to_nbd)?));
+    let image = Image::open(spec).map_err(to_nbd)?;
+    *IMAGE.write().unwrap_or_else(PoisonError::into_inner) = Some(image);
     Ok(())
 }
 
-/// The image, for one connection.
+/// Does something with the image.
 ///
 /// # Errors
-/// It is not open, which nbdkit prevents.
-pub(crate) fn shared() -> Result<Arc<Image>> {
-    slot().clone().ok_or_else(|| invalid("the image is not open"))
+/// Those of `action`. The image is not open, which nbdkit prevents.
+pub(crate) fn with<T>(action: impl FnOnce(&Image) -> Result<T>) -> Result<T> {
+    let image = IMAGE.read().unwrap_or_else(PoisonError::into_inner);
+    action(image.as_ref().ok_or_else(|| invalid("the image is not open"))?)
 }
 
-/// Closes the image; all connections have ended.
+/// Closes the image, after the requests that are being served.
 pub(crate) fn close() {
-    let Some(image) = slot().take() else { return };
-    let closed = match Arc::into_inner(image) {
-        Some(image) => image.close().map_err(to_nbd),
+    let Some(image) = IMAGE.write().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    if let Err(error) = image.close() {
         // What is flushed stays safe without it; the next one to open the image recovers it.
-        None => Err(invalid("a connection still uses it")),
-    };
-    if let Err(error) = closed {
-        eprintln!("sky: the image could not be closed: {error}");
+        eprintln!("sky: {error}");
     }
 }
 

@@ -11,21 +11,18 @@
 //! An NBD client may send requests of any size, a disk takes whole blocks only. nbdkit's filter `blocksize-policy`
 //! tells clients so; without it a request for part of a block is answered with an error.
 
-use std::sync::Arc;
-
 use nbdkit::{ExtentHandle, Flags, FuaFlags, Result, Server};
 use sky_devices::block::BlockDevice;
-use sky_devices::image::Image;
 
 mod disk;
 mod errors;
+mod grace;
 mod settings;
 
 use errors::to_nbd;
 
 /// What one client talks to.
 struct Connection {
-    image: Arc<Image>,
     /// nbdkit was told with `-r` to refuse changes.
     read_only: bool,
 }
@@ -65,7 +62,8 @@ impl Server for Connection {
 
     /// Opens the image. Not earlier: nbdkit may fork before, and a disk with threads of its own would lose them.
     fn after_fork() -> Result<()> {
-        disk::open(&settings::get()?)
+        disk::open(&settings::get()?)?;
+        settings::grace().map_or(Ok(()), grace::after_signals)
     }
 
     fn unload() {
@@ -73,16 +71,16 @@ impl Server for Connection {
     }
 
     fn open(read_only: bool) -> Result<Box<dyn Server>> {
-        Ok(Box::new(Self { image: disk::shared()?, read_only }))
+        Ok(Box::new(Self { read_only }))
     }
 
     fn get_size(&self) -> Result<i64> {
-        let size = self.image.geometry().size;
+        let size = disk::with(|image| Ok(image.size()))?;
         i64::try_from(size).map_err(|_| nbdkit::Error::new(libc::EFBIG, "the disk is too large for NBD"))
     }
 
     fn can_write(&self) -> Result<bool> {
-        Ok(!self.read_only && !self.image.geometry().read_only)
+        disk::with(|image| Ok(!self.read_only && !image.geometry().read_only))
     }
 
     fn can_flush(&self) -> Result<bool> {
@@ -115,30 +113,30 @@ impl Server for Connection {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.image.read(offset, buffer, &[]).map_err(to_nbd)
+        disk::with(|image| image.read(offset, buffer, &[]).map_err(to_nbd))
     }
 
     fn write_at(&self, data: &[u8], offset: u64, _flags: Flags) -> Result<()> {
-        self.image.write(offset, data, &[]).map_err(to_nbd)
+        disk::with(|image| image.write(offset, data, &[]).map_err(to_nbd))
     }
 
     fn flush(&self) -> Result<()> {
-        self.image.flush().map_err(to_nbd)
+        disk::with(|image| image.flush().map_err(to_nbd))
     }
 
     fn trim(&self, count: u32, offset: u64, _flags: Flags) -> Result<()> {
-        self.image.discard(offset, count.into()).map_err(to_nbd)
+        disk::with(|image| image.discard(offset, count.into()).map_err(to_nbd))
     }
 
     fn zero(&self, count: u32, offset: u64, flags: Flags) -> Result<()> {
-        self.image.write_zeroes(offset, count.into(), flags.contains(Flags::MAY_TRIM)).map_err(to_nbd)
+        let unmap = flags.contains(Flags::MAY_TRIM);
+        disk::with(|image| image.write_zeroes(offset, count.into(), unmap).map_err(to_nbd))
     }
 
     fn extents(&self, count: u32, offset: u64, flags: Flags, extents: &mut ExtentHandle) -> Result<()> {
         let one = flags.contains(Flags::REQ_ONE);
-        disk::extents(&self.image, (offset, count.into()), one, |offset, length, kind| {
-            extents.add(offset, length, kind)
-        })
+        let mut report = |offset, length, kind| extents.add(offset, length, kind);
+        disk::with(|image| disk::extents(image, (offset, count.into()), one, &mut report))
     }
 }
 

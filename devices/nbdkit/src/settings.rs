@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nbdkit::Result;
 use sky_devices::block::Cache;
@@ -15,7 +16,8 @@ pub(crate) const HELP: &str = "\
 format=raw|selfie|qcow2       (required) Its format, which is never guessed. qcow2 needs readonly=true.
 readonly=BOOL                 Refuse changes, and share the image with other readers.
 backing=BOOL                  Open the backing images that it names.
-cache=direct|buffered         Bypass the host's page cache where the format can (default), or use it.";
+cache=direct|buffered         Bypass the host's page cache where the format can (default), or use it.
+grace=SECONDS                 How long clients may stay after a signal to end. nbdkit waits for them without.";
 
 #[derive(Debug)]
 struct Given {
@@ -24,6 +26,7 @@ struct Given {
     read_only: bool,
     cache: Cache,
     backing: BackingPolicy,
+    grace: Option<Duration>,
 }
 
 static GIVEN: Mutex<Given> = Mutex::new(Given {
@@ -32,6 +35,7 @@ static GIVEN: Mutex<Given> = Mutex::new(Given {
     read_only: false,
     cache: Cache::Direct,
     backing: BackingPolicy::Refuse,
+    grace: None,
 });
 
 fn given() -> MutexGuard<'static, Given> {
@@ -53,6 +57,10 @@ pub(crate) fn set(key: &str, value: &str) -> Result<()> {
         ("backing", _) => given.backing = BackingPolicy::Refuse,
         ("cache", "direct") => given.cache = Cache::Direct,
         ("cache", "buffered") => given.cache = Cache::Buffered,
+        ("grace", seconds) => match seconds.parse() {
+            Ok(seconds) => given.grace = Some(Duration::from_secs(seconds)),
+            Err(_) => return Err(invalid(format!("grace={seconds}: not a number of seconds"))),
+        },
         ("cache", other) => return Err(invalid(format!("cache={other}: neither direct nor buffered"))),
         (other, _) => return Err(invalid(format!("there is no parameter {other}"))),
     }
@@ -82,4 +90,9 @@ pub(crate) fn get() -> Result<ImageSpec> {
         given.format.ok_or_else(|| invalid("say which format the image has: format=raw or format=selfie"))?;
     let &Given { read_only, cache, backing, .. } = &*given;
     Ok(ImageSpec { read_only, cache, backing, ..ImageSpec::new(path, format) })
+}
+
+/// How long clients may stay after a signal to end; as long as they like if nobody said.
+pub(crate) fn grace() -> Option<Duration> {
+    given().grace
 }

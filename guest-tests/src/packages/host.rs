@@ -47,6 +47,14 @@ pub enum Tool {
     Lz4,
     /// Writes down a program's system calls.
     Strace,
+    /// Loads disks and measures them.
+    Fio,
+    /// Serves disks over NBD, with plugins.
+    Nbdkit,
+    /// Serves QEMU's formats over NBD.
+    QemuNbd,
+    /// Makes images of QEMU's formats.
+    QemuImg,
 }
 
 impl Tool {
@@ -60,6 +68,10 @@ impl Tool {
             Tool::Zstd => "zstd",
             Tool::Lz4 => "lz4",
             Tool::Strace => "strace",
+            Tool::Fio => "fio",
+            Tool::Nbdkit => "nbdkit",
+            Tool::QemuNbd => "qemu-nbd",
+            Tool::QemuImg => "qemu-img",
         }
     }
 
@@ -70,6 +82,9 @@ impl Tool {
             Tool::Zstd => "zstd",
             Tool::Lz4 => "lz4",
             Tool::Strace => "strace",
+            Tool::Fio => "fio",
+            Tool::Nbdkit => "nbdkit",
+            Tool::QemuNbd | Tool::QemuImg => "qemu-utils",
         }
     }
 }

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use sky_devices::block::{FileOptions, FileStorage};
 use sky_devices::image::Format;
+use sky_devices::selfie::{self, CheckReport};
 
 use crate::client::Client;
 use crate::clients::fio;
 use crate::server::{FORMATS, MIB, Server};
-use crate::tools::run;
+use crate::tools::{alone, run};
 
 const SIZE: u64 = 256 * MIB;
 /// fio has the disk up to here, our writers the rest.
@@ -96,13 +98,15 @@ fn verify(client: &mut Client, writer: u64, known: &mut Knowledge, what: &str) {
 }
 
 /// What the image says of itself, with nobody using it.
-fn assert_clean(server: &Server, what: &str) {
-    match server.format() {
-        Format::Raw | Format::Qcow2 => {}
-        Format::Selfie => {
-            // TODO-CHECK
-            let _ = what;
-        }
+fn check(server: &Server) -> CheckReport {
+    let options = FileOptions { read_only: true, ..FileOptions::new(server.image()) };
+    alone(|| selfie::check(&FileStorage::open(options).unwrap()).unwrap())
+}
+
+fn assert_clean(server: &Server, dirty: bool, what: &str) {
+    if server.format() == Format::Selfie {
+        let report = check(server);
+        assert!(report.is_clean() && report.dirty == dirty, "{what}: {report:?}");
     }
 }
 
@@ -129,7 +133,7 @@ fn what_was_flushed_survives_kills() {
                 stop.store(true, Ordering::Relaxed);
             });
             assert!(known.iter().map(BTreeMap::len).sum::<usize>() > 0, "nothing was written");
-            assert_clean(&server, &what);
+            assert_clean(&server, true, &what);
             server.start();
             for (writer, known) in (0..).zip(&mut known) {
                 verify(&mut server.connect(), writer, known, &what);
@@ -139,6 +143,18 @@ fn what_was_flushed_survives_kills() {
             server.connect().flush();
         }
         assert_eq!(server.stop(), 0);
-        assert_clean(&server, "after a clean end");
+        assert_clean(&server, false, "after a clean end");
     }
+}
+
+#[test]
+fn the_image_is_closed_though_a_client_stays() {
+    let mut server = Server::stopped(Format::Selfie, SIZE);
+    server.start_with(&["grace=1"]);
+    let mut client = server.connect();
+    client.write(0, &content(0, 0, 1), 0);
+    assert_eq!(server.stop(), 0);
+    assert!(!check(&server).dirty);
+    server.start();
+    assert_eq!(server.connect().read(0, BLOCK), content(0, 0, 1), "closing is a flush, too");
 }

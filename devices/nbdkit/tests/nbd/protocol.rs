@@ -179,7 +179,7 @@ fn mistakes_are_told_before_anybody_connects() {
         let mut command = tools::program("nbdkit");
         command.args(["--foreground", "--exit-with-parent", "--unix"]).arg(server.beside("none"));
         command.arg(plugin()).args(&arguments).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = tools::spawn(&mut command);
         let mut told = String::new();
         child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
         assert!(!child.wait().unwrap().success(), "{arguments:?}");
@@ -194,7 +194,7 @@ fn an_image_has_one_server() {
         let mut command = tools::program("nbdkit");
         command.args(["--foreground", "--exit-with-parent", "--unix"]).arg(server.beside("other"));
         command.arg(plugin()).arg(server.image()).arg(format!("format={format}"));
-        let output = command.output().unwrap();
+        let output = tools::output(&mut command);
         assert!(!output.status.success());
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(told.contains("open in another instance"), "{told}");

@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::tools;
 
 /// The formats that are served read-write.
-pub(crate) const FORMATS: [Format; 1] = [Format::Raw];
+pub(crate) const FORMATS: [Format; 2] = [Format::Raw, Format::Selfie];
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -36,7 +36,7 @@ impl Server {
         // Not in /tmp, which may be memory: direct access and holes are the file system's.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let options = NewImageOptions::new(folder.path().join("image"), format, size);
-        NewImage::create(&options).unwrap().finish().unwrap();
+        tools::alone(|| NewImage::create(&options).unwrap().finish().unwrap());
         Self { folder, format, child: None }
     }
 
@@ -51,7 +51,7 @@ impl Server {
         command.args(["--foreground", "--exit-with-parent", "--threads=8", "--unix"]);
         command.arg(self.socket()).arg(plugin()).arg(self.image());
         command.arg(format!("format={}", self.format)).args(more);
-        let mut child = command.spawn().unwrap();
+        let mut child = tools::spawn(&mut command);
         let deadline = Instant::now() + Duration::from_secs(30);
         while Client::try_connect(&self.socket()).is_err() {
             assert!(child.try_wait().unwrap().is_none(), "nbdkit has ended");

@@ -1,8 +1,8 @@
 //! Programs of other people: installed once if they are missing, and run.
 
 use std::fs::OpenOptions;
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// What the tests run, and the Debian package that has it.
 const PROGRAMS: [(&str, &str); 5] = [
@@ -58,9 +58,30 @@ pub(crate) fn program(name: &str) -> Command {
     command
 }
 
+/// Held while a process is being made. Until it runs its program it has a copy of every descriptor here, and with one
+/// of an image that is open the image's lock.
+static FORKING: Mutex<()> = Mutex::new(());
+
+/// Does something with an image in this process, which no other process gets to hold meanwhile.
+pub(crate) fn alone<T>(action: impl FnOnce() -> T) -> T {
+    let _alone = FORKING.lock().unwrap_or_else(PoisonError::into_inner);
+    action()
+}
+
+/// Starts a program.
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    let _alone = FORKING.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Runs a program and returns what it printed.
+pub(crate) fn output(command: &mut Command) -> Output {
+    spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped())).wait_with_output().unwrap()
+}
+
 /// Runs a program that must go well, and returns what it printed.
 pub(crate) fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = output(command);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
         output.status.success(),

@@ -11,7 +11,6 @@ use sky_devices::block::{
 };
 use sky_devices::selfie::{CreateOptions, OpenOptions, Selfie, create};
 
-use super::disk::DiskCounts;
 use crate::error::{Error, Result};
 use crate::paths;
 use crate::results::Figures;
@@ -131,67 +130,40 @@ pub(super) fn write(
     })
 }
 
-struct Costs {
-    writes: f64,
-    flushes: f64,
-    zeroing_writes: f64,
-    zeroing_flushes: f64,
-}
-
-/// What `REQUESTS` requests cost the image's file, for each.
-fn cost(folder: &Folder, length: u64, kind: Content) -> Result<(Costs, Option<DiskCounts>)> {
+/// What requests cost the image's file, for each: writes and flushes for its sake, and those for zeros, summaries and
+/// the zone table.
+fn cost(folder: &Folder, length: u64, kind: Content) -> Result<[f64; 4]> {
     let path = folder.path("counted.selfie");
     let (storage, image) = selfie(&path, SIZE, OpenOptions::default())?;
-    let (before, disk_before) = (storage.counts(), DiskCounts::below(&path)?);
+    let before = storage.counts();
     write(&image, 1, REQUESTS, length, kind)?;
-    let (after, disk_after) = (storage.counts(), DiskCounts::below(&path)?);
-    let stats = image.stats();
+    let (after, stats) = (storage.counts(), image.stats());
     drop(image);
     std::fs::remove_file(&path).map_err(Error::file("remove", &path))?;
     let each = |count: u64| count as f64 / REQUESTS as f64;
     let StorageCounts { writes, flushes, .. } = after;
-    let (all_writes, all_flushes) = (writes - before.writes, flushes - before.flushes);
-    let costs = Costs {
-        writes: each(stats.writes),
-        flushes: each(stats.syncs),
-        zeroing_writes: each(all_writes.saturating_sub(stats.writes)),
-        zeroing_flushes: each(all_flushes.saturating_sub(stats.syncs)),
-    };
-    let disk = disk_before.zip(disk_after).map(|(before, after)| {
-        let DiskCounts { writes, kib_written, flushes } = after.since(before);
-        let requests = REQUESTS as f64;
-        DiskCounts {
-            writes: writes / requests,
-            kib_written: kib_written / requests,
-            flushes: flushes / requests,
-        }
-    });
-    Ok((costs, disk))
+    let upkeep_writes = (writes - before.writes).saturating_sub(stats.writes);
+    let upkeep_flushes = (flushes - before.flushes).saturating_sub(stats.syncs);
+    Ok([stats.writes, stats.syncs, upkeep_writes, upkeep_flushes].map(each))
 }
 
-/// Writes and flushes of a request that allocates, of the image's file and of the disk below.
+/// Writes and flushes of a request that allocates, without a server in between.
 pub(super) fn counts() -> Result<Figures> {
     let folder = Folder::new()?;
-    let mut figures = Figures::new();
-    let (small, disk) = cost(&folder, BLOCK, Content::Text)?;
-    let (large, _) = cost(&folder, CLUSTER, Content::Text)?;
-    let (noise, _) = cost(&folder, BLOCK, Content::Noise)?;
-    figures.extend([
-        ("writes_per_alloc_4k".to_owned(), small.writes),
-        ("flushes_per_alloc_4k".to_owned(), small.flushes),
-        ("zeroing_writes_per_alloc_4k".to_owned(), small.zeroing_writes),
-        ("zeroing_flushes_per_alloc_4k".to_owned(), small.zeroing_flushes),
-        ("writes_per_alloc_64k".to_owned(), large.writes),
-        ("flushes_per_alloc_64k".to_owned(), large.flushes),
-        ("writes_per_incompressible_4k".to_owned(), noise.writes),
-        ("flushes_per_incompressible_4k".to_owned(), noise.flushes),
-    ]);
-    if let Some(disk) = disk {
-        figures.extend([
-            ("device_writes_per_alloc_4k".to_owned(), disk.writes),
-            ("device_flushes_per_alloc_4k".to_owned(), disk.flushes),
-            ("device_kib_per_alloc_4k".to_owned(), disk.kib_written),
-        ]);
-    }
-    Ok(figures)
+    let small = cost(&folder, BLOCK, Content::Text)?;
+    let large = cost(&folder, CLUSTER, Content::Text)?;
+    let noise = cost(&folder, BLOCK, Content::Noise)?;
+    Ok([
+        ("writes_per_alloc_4k", small[0]),
+        ("flushes_per_alloc_4k", small[1]),
+        ("upkeep_writes_per_alloc_4k", small[2]),
+        ("upkeep_flushes_per_alloc_4k", small[3]),
+        ("writes_per_alloc_64k", large[0]),
+        ("flushes_per_alloc_64k", large[1]),
+        ("writes_per_incompressible_4k", noise[0]),
+        ("flushes_per_incompressible_4k", noise[1]),
+    ]
+    .into_iter()
+    .map(|(key, value)| (format!("engine.{key}"), value))
+    .collect())
 }

@@ -44,7 +44,7 @@ pub(super) fn against_raw() -> Result<Figures> {
             ours.extend(on_selfie(&folder, &OpenOptions::default(), threads)?);
             theirs.extend(write(&raw, threads, REQUESTS * threads, BLOCK, Content::Text)?);
         }
-        figures.insert(format!("vs_raw_written.4k_rand_t{threads}"), median(theirs) / median(ours));
+        figures.insert(format!("engine.vs_raw_written.4k_rand_t{threads}"), median(theirs) / median(ours));
     }
     Ok(figures)
 }
@@ -125,8 +125,8 @@ pub(super) fn reads() -> Result<Figures> {
         theirs.1.extend(read_around(&raw, round)?);
     }
     Ok(Figures::from([
-        ("read_vs_raw.seq".into(), median(theirs.0) / median(ours.0)),
-        ("read_vs_raw.rand".into(), median(theirs.1) / median(ours.1)),
+        ("engine.read_vs_raw.seq".into(), median(theirs.0) / median(ours.0)),
+        ("engine.read_vs_raw.rand".into(), median(theirs.1) / median(ours.1)),
     ]))
 }
 

@@ -48,6 +48,9 @@ pub(crate) struct Serve {
     /// The plugin for nbdkit, if it is neither beside sky-img nor in $SKY_NBDKIT_PLUGIN
     #[arg(long, value_name = "PATH", conflicts_with = "vhost_user")]
     plugin: Option<PathBuf>,
+    /// Seconds that NBD clients may stay after a signal to end; the image is closed then
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, conflicts_with = "vhost_user")]
+    grace: u32,
     /// Queues of the vhost-user device, 1 to 64: one per virtual CPU is a good choice
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "nbd")]
     queues: u16,

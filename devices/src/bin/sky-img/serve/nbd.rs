@@ -96,6 +96,7 @@ fn arguments(serve: &Serve, spec: &ImageSpec, address: &NbdAddress, plugin: OsSt
         Cache::Buffered => "buffered",
     };
     arguments.push(format!("cache={cache}").into());
+    arguments.push(format!("grace={}", serve.grace).into());
     arguments.extend(BLOCK_SIZES.map(Into::into));
     if let Some(export) = &serve.export {
         arguments.extend(["exportname-strict=true", "exportname-list=explicit"].map(Into::into));

@@ -1,0 +1,149 @@
+//! The images that are compared, each behind the NBD server that its users have.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::error::{Error, Result};
+use crate::packages::{Tool, ensure};
+use crate::{command, paths, programs};
+
+/// Bytes of every disk.
+pub(super) const SIZE: u64 = 1 << 30;
+/// How long a server may take to listen.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A kind of image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Selfie,
+    Qcow2,
+    Qcow2Lazy,
+    Qed,
+    /// A raw file of which every byte has been written: the limit of what a format can reach.
+    RawWritten,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Selfie, Self::Qcow2, Self::Qcow2Lazy, Self::Qed, Self::RawWritten];
+
+    /// Its name in keys.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Selfie => "selfie",
+            Self::Qcow2 => "qcow2",
+            Self::Qcow2Lazy => "qcow2_lazy",
+            Self::Qed => "qed",
+            Self::RawWritten => "raw_written",
+        }
+    }
+
+    fn format(self) -> &'static str {
+        match self {
+            Self::Selfie => "selfie",
+            Self::Qcow2 | Self::Qcow2Lazy => "qcow2",
+            Self::Qed => "qed",
+            Self::RawWritten => "raw",
+        }
+    }
+
+    fn create(self, path: &Path) -> Result<()> {
+        let size = SIZE.to_string();
+        let mut qemu_img = ensure(Tool::QemuImg)?;
+        qemu_img.args(["create", "-q", "-f", self.format()]);
+        match self {
+            Self::Selfie => {
+                let [sky_img, _] = programs::image_tools()?;
+                let mut sky_img = Command::new(sky_img);
+                return command::run(sky_img.args(["create", "-f", "selfie"]).arg(path).arg(size)).map(drop);
+            }
+            Self::RawWritten => return write_out(path).map_err(Error::file("write", path)),
+            Self::Qcow2Lazy => _ = qemu_img.args(["-o", "lazy_refcounts=on"]),
+            Self::Qcow2 | Self::Qed => {}
+        }
+        command::run(qemu_img.arg(path).arg(size)).map(drop)
+    }
+
+    fn server(self, path: &Path, socket: &Path) -> Result<Command> {
+        if self == Self::Selfie {
+            let [_, plugin] = programs::image_tools()?;
+            let mut nbdkit = ensure(Tool::Nbdkit)?;
+            nbdkit.args(["--foreground", "--exit-with-parent", "--unix"]).arg(socket);
+            nbdkit.arg(plugin).arg(path).args(["format=selfie", "grace=0"]);
+            return Ok(nbdkit);
+        }
+        let mut qemu_nbd = ensure(Tool::QemuNbd)?;
+        qemu_nbd.args(["--persistent", "--shared=16", "--cache=none", "--aio=threads", "--discard=unmap"]);
+        qemu_nbd.args(["--format", self.format(), "--socket"]).arg(socket).arg(path);
+        Ok(qemu_nbd)
+    }
+}
+
+/// Writes every byte, and not zeros, which a file system might remember as such.
+fn write_out(path: &Path) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    let piece = vec![0x5a; 1 << 20];
+    for _ in 0..SIZE >> 20 {
+        file.write_all(&piece)?;
+    }
+    file.sync_all()
+}
+
+/// A new image and its server.
+pub(super) struct Served {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Served {
+    /// Makes and serves an image, in the target directory: its disk is the one that is measured.
+    pub(super) fn new(kind: Kind) -> Result<Self> {
+        let target = paths::target();
+        let folder = TempDir::new_in(&target).map_err(Error::file("create a folder in", &target))?;
+        let (path, socket) = (folder.path().join("image"), folder.path().join("socket"));
+        kind.create(&path)?;
+        let mut server = kind.server(&path, &socket)?;
+        let program = server.get_program().to_string_lossy().into_owned();
+        server.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = server.spawn().map_err(|source| Error::Spawn { program: program.clone(), source })?;
+        let mut served = Self { folder, child };
+        let deadline = Instant::now() + START_LIMIT;
+        while UnixStream::connect(&socket).is_err() {
+            let ended = served.child.try_wait().ok().flatten();
+            if ended.is_some() || Instant::now() > deadline {
+                return Err(Error::Missing(format!("{program} does not serve {}", kind.name())));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(served)
+    }
+
+    pub(super) fn uri(&self) -> String {
+        format!("nbd+unix:///?socket={}", self.folder.path().join("socket").display())
+    }
+
+    /// The file of the image.
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
+    /// The server's process.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Nobody needs the image any more.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
