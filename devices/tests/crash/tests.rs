@@ -19,7 +19,7 @@ fn effort(seeds: u64) -> Effort {
     if std::env::var_os("SKY_NIGHTLY").is_some() {
         return Effort { seeds: seeds * 60, steps: STEPS, choices: 24, lives_on: 4, faults: 100 };
     }
-    Effort { seeds, steps: STEPS, choices: 8, lives_on: 8, faults: 24 }
+    Effort { seeds, steps: STEPS, choices: 6, lives_on: 8, faults: 12 }
 }
 
 fn subjects() -> Vec<Box<dyn Subject>> {
