@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::image::{SIZE, Served};
+use super::image::Served;
 use crate::command;
 use crate::error::{Error, Result};
 use crate::packages::{Tool, ensure};
@@ -24,6 +24,8 @@ pub(super) struct Load {
     pub(super) depth: u32,
     /// How much of a block compression takes away.
     pub(super) compressible_percent: u32,
+    /// The first bytes of the disk that are used; all if nothing is said.
+    pub(super) span: Option<u64>,
 }
 
 impl Load {
@@ -37,6 +39,7 @@ impl Load {
             requests,
             depth: 1,
             compressible_percent: 50,
+            span: None,
         }
     }
 
@@ -44,8 +47,8 @@ impl Load {
     pub(super) fn run(self, served: &Served) -> Result<Found> {
         let mut fio = ensure(Tool::Fio)?;
         fio.args(["--name=load", "--ioengine=nbd", "--thread", "--group_reporting", "--output-format=json"]);
-        fio.args(["--randrepeat=1", "--refill_buffers", "--buffer_compress_chunk=4k"]);
-        let part = SIZE / u64::from(self.threads);
+        fio.args(["--refill_buffers", "--buffer_compress_chunk=4k"]);
+        let part = self.span.unwrap_or_else(|| served.kind.size()) / u64::from(self.threads);
         for (option, value) in [
             ("uri", served.uri()),
             ("rw", self.pattern.into()),
@@ -56,6 +59,8 @@ impl Load {
             ("size", part.to_string()),
             ("offset_increment", part.to_string()),
             ("number_ios", self.requests.to_string()),
+            // A warm-up, which is shorter, is to go to other places.
+            ("randseed", self.requests.to_string()),
             ("buffer_compress_percentage", self.compressible_percent.to_string()),
         ] {
             fio.arg(format!("--{option}={value}"));

@@ -1,7 +1,7 @@
 //! The images that are compared, each behind the NBD server that its users have.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,8 +14,10 @@ use crate::error::{Error, Result};
 use crate::packages::{Tool, ensure};
 use crate::{command, paths, programs};
 
-/// Bytes of every disk.
-pub(super) const SIZE: u64 = 1 << 30;
+/// Bytes of a disk. fio chooses a few clusters twice: of 4,000 among 131,072, one in sixty-five.
+const SIZE: u64 = 8 << 30;
+/// Bytes of the raw disk. All of it has to be written, and nothing depends on its size.
+pub(super) const RAW_SIZE: u64 = 1 << 30;
 /// How long a server may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -45,6 +47,11 @@ impl Kind {
         }
     }
 
+    /// Bytes of the disk.
+    pub(super) fn size(self) -> u64 {
+        if self == Self::RawWritten { RAW_SIZE } else { SIZE }
+    }
+
     fn format(self) -> &'static str {
         match self {
             Self::Selfie => "selfie",
@@ -55,7 +62,7 @@ impl Kind {
     }
 
     fn create(self, path: &Path) -> Result<()> {
-        let size = SIZE.to_string();
+        let size = self.size().to_string();
         let mut qemu_img = ensure(Tool::QemuImg)?;
         qemu_img.args(["create", "-q", "-f", self.format()]);
         match self {
@@ -90,7 +97,7 @@ impl Kind {
 fn write_out(path: &Path) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     let piece = vec![0x5a; 1 << 20];
-    for _ in 0..SIZE >> 20 {
+    for _ in 0..RAW_SIZE >> 20 {
         file.write_all(&piece)?;
     }
     file.sync_all()
@@ -98,6 +105,7 @@ fn write_out(path: &Path) -> std::io::Result<()> {
 
 /// A new image and its server.
 pub(super) struct Served {
+    pub(super) kind: Kind,
     folder: TempDir,
     child: Child,
 }
@@ -113,9 +121,9 @@ impl Served {
         let program = server.get_program().to_string_lossy().into_owned();
         server.stdin(Stdio::null()).stdout(Stdio::null());
         let child = server.spawn().map_err(|source| Error::Spawn { program: program.clone(), source })?;
-        let mut served = Self { folder, child };
+        let mut served = Self { kind, folder, child };
         let deadline = Instant::now() + START_LIMIT;
-        while UnixStream::connect(&socket).is_err() {
+        while !greets(&socket) {
             let ended = served.child.try_wait().ok().flatten();
             if ended.is_some() || Instant::now() > deadline {
                 return Err(Error::Missing(format!("{program} does not serve {}", kind.name())));
@@ -138,6 +146,17 @@ impl Served {
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+/// Whether an NBD server is there. It is told goodbye as the protocol says (flags, NBD_OPT_ABORT), or it would complain.
+fn greets(socket: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(socket) else { return false };
+    let (mut greeting, mut answer) = ([0; 18], [0; 20]);
+    let _ = stream
+        .read_exact(&mut greeting)
+        .and_then(|()| stream.write_all(b"\0\0\0\x01IHAVEOPT\0\0\0\x02\0\0\0\0"))
+        .and_then(|()| stream.read_exact(&mut answer));
+    true
 }
 
 impl Drop for Served {

@@ -1,7 +1,7 @@
 //! How long Selfie takes beside the others, in rounds in which all take turns.
 
 use super::fio::{Found, Load};
-use super::image::{Kind, SIZE, Served};
+use super::image::{Kind, RAW_SIZE, Served};
 use crate::error::Result;
 use crate::progress;
 use crate::results::Figures;
@@ -76,16 +76,17 @@ pub(super) fn reads() -> Result<Figures> {
         threads: 1,
         block: 1 << 20,
         align: 1 << 20,
-        requests: SIZE >> 20,
+        requests: RAW_SIZE >> 20,
         depth: 8,
         compressible_percent: 50,
+        span: Some(RAW_SIZE),
     };
     let kinds = [Kind::Selfie, Kind::RawWritten];
     let served = kinds.iter().map(|&kind| Served::new(kind)).collect::<Result<Vec<_>>>()?;
     served.iter().try_for_each(|served| write.run(served).map(drop))?;
     let mut figures = Figures::new();
     for (key, pattern, block, requests) in
-        [("seq", "read", 262_144, SIZE / 262_144), ("rand", "randread", 4096, 20_000)]
+        [("seq", "read", 262_144, RAW_SIZE / 262_144), ("rand", "randread", 4096, 20_000)]
     {
         let load = Load { pattern, block, align: block, requests, ..write };
         let mut found = Vec::new();
