@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 use guest_tests::disk::Disk;
 use guest_tests::guest::{self, CMDLINE, GuestRun, Scratch};
 use guest_tests::packages::{Flavour, Kernel};
-use guest_tests::{e2e, programs};
+use guest_tests::{command, e2e, programs};
 
 /// Starts a guest whose console is a pair of pipes.
-fn start(scratch: &Scratch, script: &str, disk: &Path) -> Child {
+fn start(scratch: &Scratch, script: &str, disk: &Path, format: &str) -> Child {
     let kernel = Kernel::get(Flavour::Cloud61).unwrap();
     let initramfs = scratch.initramfs(&kernel, script).unwrap();
     Command::new(programs::sky_vmm().unwrap())
@@ -24,7 +24,7 @@ fn start(scratch: &Scratch, script: &str, disk: &Path) -> Child {
         .args(["--cmdline", CMDLINE, "--memory", "256M", "--stats"])
         .arg(scratch.path("stats.json"))
         .arg("--disk")
-        .arg(format!("path={},format=raw", disk.display()))
+        .arg(format!("path={},format={format}", disk.display()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -41,6 +41,50 @@ fn wait_for(console: &mut impl BufRead, marker: &str) -> String {
     panic!("the guest ended without {marker}");
 }
 
+/// `sky-img` with arguments separated by spaces, in a folder; it must go well.
+fn sky_img(folder: &Path, arguments: &str) -> Vec<u8> {
+    let [program, _] = programs::image_tools().unwrap();
+    command::run(Command::new(program).current_dir(folder).args(arguments.split(' '))).unwrap()
+}
+
+#[test]
+fn a_selfie_disk_is_written_and_closed() {
+    // In the lab nothing can be built.
+    programs::image_tools().unwrap();
+    e2e("a_selfie_disk_is_written_and_closed", || {
+        let scratch = Scratch::new().unwrap();
+        let image = scratch.path("disk.selfie");
+        let folder = image.parent().unwrap();
+        sky_img(folder, "create -f selfie disk.selfie 256M");
+        let write = "yes sky | dd of=/dev/vda bs=64k count=64 seek=16 iflag=fullblock 2>/dev/null";
+        // Once it powers off by itself, once it is ended while it runs; neither flushes.
+        for (after, signal) in [("", None), ("while true; do :; done", Some(libc::SIGTERM))] {
+            let _turn = guest::turn().unwrap();
+            let script =
+                format!("head -c 4 /dev/vda | od -An -c; {write} oflag=direct; echo WRITTEN; {after}");
+            let mut child = start(&scratch, &script, &image, "selfie");
+            let mut console = BufReader::new(child.stdout.take().unwrap());
+            wait_for(&mut console, "WRITTEN");
+            if let Some(signal) = signal {
+                let pid = i32::try_from(child.id()).unwrap();
+                // SAFETY: kill has no preconditions, and the child has not been waited for.
+                assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+            }
+            // Whatever else it says is read, or it could not end.
+            std::io::copy(&mut console, &mut std::io::sink()).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(if signal.is_some() { 143 } else { 0 }));
+            let report: serde_json::Value =
+                serde_json::from_slice(&sky_img(folder, "check -f selfie disk.selfie --json")).unwrap();
+            assert_eq!(report["dirty"], false, "{report}");
+            sky_img(folder, "convert --force -f selfie -O raw disk.selfie disk.raw");
+            let bytes = std::fs::read(folder.join("disk.raw")).unwrap();
+            let expected = b"sky\n".repeat(1 << 20);
+            assert!(bytes[1 << 20..5 << 20] == expected, "what the guest wrote is there");
+            assert!(bytes[..1 << 20].iter().chain(&bytes[5 << 20..]).all(|&byte| byte == 0));
+        }
+    });
+}
+
 #[test]
 fn signals_end_a_run_and_leave_the_disk_whole() {
     e2e("signals_end_a_run_and_leave_the_disk_whole", || {
@@ -51,7 +95,7 @@ fn signals_end_a_run_and_leave_the_disk_whole() {
                 "yes sky | dd of=/dev/vda bs=4096 count=1024 oflag=direct iflag=fullblock 2>/dev/null
                 echo WRITTEN; while true; do :; done";
             let _turn = guest::turn().unwrap();
-            let mut child = start(&scratch, script, disk.path());
+            let mut child = start(&scratch, script, disk.path(), "raw");
             wait_for(&mut BufReader::new(child.stdout.take().unwrap()), "WRITTEN");
             let pid = i32::try_from(child.id()).unwrap();
             // SAFETY: kill has no preconditions, and the child has not been waited for.
@@ -75,7 +119,7 @@ fn the_console_works_both_ways() {
         let disk = Disk::blank(scratch.path("disk.img"), 16).unwrap();
         let script = "echo READY; while read line; do echo \"GOT $line\"; [ \"$line\" = end ] && break; done";
         let _turn = guest::turn().unwrap();
-        let mut child = start(&scratch, script, disk.path());
+        let mut child = start(&scratch, script, disk.path(), "raw");
         let mut input = child.stdin.take().unwrap();
         let mut console = BufReader::new(child.stdout.take().unwrap());
         wait_for(&mut console, "READY");
