@@ -20,7 +20,7 @@ type L2Block = Box<[u8; L2_BLOCK]>;
 /// The map.
 #[derive(Debug)]
 pub(super) struct Map {
-    tables: Box<[OnceLock<RwLock<Table>>]>,
+    tables: Box<[OnceLock<Box<RwLock<Table>>>]>,
     /// Where the image keeps each table; 0 for one that it does not have.
     places: Box<[AtomicU32]>,
     dirty: Mutex<Dirty>,
@@ -136,7 +136,7 @@ impl Map {
     pub(super) fn set(&self, of: Virtual, entry: &Entry) {
         let (table, at) = of.place();
         if let Some(table) = self.tables.get(table) {
-            Self::write(table.get_or_init(|| RwLock::new(Table::new()))).set(at, entry);
+            Self::write(table.get_or_init(|| Box::new(RwLock::new(Table::new())))).set(at, entry);
         }
     }
 
@@ -232,7 +232,7 @@ impl Map {
         let tables = self.tables.iter().filter_map(OnceLock::get);
         let of_tables: usize =
             tables.map(|table| TABLE * if Self::read(table).blocks.is_some() { 16 } else { 12 }).sum();
-        of_tables + self.tables.len() * (size_of::<OnceLock<RwLock<Table>>>() + size_of::<AtomicU32>())
+        of_tables + self.tables.len() * (size_of::<OnceLock<Box<RwLock<Table>>>>() + size_of::<AtomicU32>())
     }
 }
 

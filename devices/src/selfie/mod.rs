@@ -145,6 +145,10 @@ impl Selfie {
         if let (Some(problem), false) = (loaded.problems.first(), options.tolerant) {
             return Err(Error::new(ErrorKind::Corrupt, Operation::Open).because(problem.to_string()));
         }
+        if loaded.sequence >= format::LAST_SEQUENCE && !options.read_only {
+            let why = "it has numbered its last allocation";
+            return Err(Error::new(ErrorKind::Corrupt, Operation::Open).because(why));
+        }
         if !options.read_only {
             loaded.stray.iter().try_for_each(|&at| storage.write(at, &[0; format::BLOCK]))?;
             superblock.flags.dirty = true;

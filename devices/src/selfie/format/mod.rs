@@ -34,6 +34,9 @@ pub(super) const L2_BLOCK_ENTRIES: u32 = 256;
 /// Bytes of an entry of the L1 table.
 pub(super) const L1_ENTRY: u32 = 8;
 const L1_BYTES: usize = L1_ENTRY as usize;
+/// Where an image ends that has been written for some thousand years, or made by somebody who means no good: numbers
+/// have 48 bits, and what is opened here goes on for a while.
+pub(super) const LAST_SEQUENCE: u64 = 1 << 47;
 /// Bytes of the summary of one zone, and how many of them share a cluster.
 pub(super) const SUMMARY: usize = 16 << 10;
 pub(super) const SUMMARIES: u8 = 4;
