@@ -89,6 +89,7 @@ fn is_lead(superblock: &Superblock, loaded: &Loaded, of: Virtual, entry: &Entry,
     let Some(lead) = lead.filter(|lead| lead.of == of && lead.rotation == entry.rotation) else {
         return false;
     };
-    // Its table may have spoken since, with a higher sequence.
-    lead.payload(block).is_some_and(|payload| expand(payload, &mut vec![0; BLOCK]))
+    // Its table may have spoken since, with a higher sequence; a header never runs ahead of what is known.
+    lead.sequence <= entry.sequence
+        && lead.payload(block).is_some_and(|payload| expand(payload, &mut vec![0; BLOCK]))
 }

@@ -10,18 +10,7 @@ const UNITS: [(char, u32); 4] = [('T', 40), ('G', 30), ('M', 20), ('K', 10)];
 /// # Errors
 /// The text is not of that form, or the size does not fit 64 bits.
 pub fn parse_size(text: &str) -> Result<u64> {
-    let error = || ConfigError::Size { text: text.to_owned() };
-    let upper = text.trim().to_ascii_uppercase();
-    let bare = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
-    let (digits, shift) = UNITS
-        .iter()
-        .find_map(|(letter, shift)| Some((bare.strip_suffix(*letter)?, *shift)))
-        .unwrap_or((bare, 0));
-    // "12iB" has lost its letter; a sign would be accepted by the integer parser.
-    if (shift == 0 && upper.ends_with("IB")) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(error());
-    }
-    digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(error)
+    sky_devices::image::parse_size(text).map_err(|_| ConfigError::Size { text: text.to_owned() })
 }
 
 /// Writes a number of bytes in the largest unit that divides it.

@@ -216,3 +216,23 @@ fn a_medium_that_tears_blocks_holds_plain_clusters() {
     assert_eq!((stats.embedded, stats.plain, stats.relocated), (0, 20, 10));
     holds(&image, 0..40, text);
 }
+
+/// The last cluster that was handed out is dead when the image is closed, and its content could not be given back.
+#[test]
+fn what_has_died_is_not_handed_out_as_zeros() {
+    let disk =
+        SimulatedDisk::new(SimulatedOptions { holes: false, record: false, ..SimulatedOptions::file() });
+    create(&disk, &CreateOptions { max_size: Some(1 << 30), ..CreateOptions::new(CLUSTERS * 65536) })
+        .unwrap();
+    let setup = Setup { disk: Arc::new(disk), backing: None, options: options() };
+    let image = setup.open();
+    fill(&setup, &image, 0..1, noise);
+    image.write(65536, &bytes(Content::Noise(7), 65536), &[]).unwrap();
+    image.flush().unwrap();
+    image.discard(65536, 65536).unwrap();
+    image.close().unwrap();
+    let image = setup.open();
+    fill(&setup, &image, 2..3, noise);
+    holds(&image, 2..3, noise);
+    holds(&image, 1..2, |_| vec![0; 4096]);
+}
