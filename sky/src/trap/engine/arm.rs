@@ -63,6 +63,9 @@ impl Vcpu {
             // Held before a job is taken: they are done in the order in which they were asked for.
             let held = machine.rendezvous.hold(self.index);
             let Some(mut job) = machine.next_job() else { break };
+            // What was changed since this virtual CPU last looked is true for the job: traps that another one has set
+            // are there to be taken out.
+            self.refresh(machine, cpu);
             match job(self, cpu) {
                 Done::Yes => machine.tell(),
                 Done::Later => {

@@ -158,15 +158,18 @@ impl Fake {
 
     /// Every virtual CPU leaves the guest, says where it stands, and hears the news, as kicks would make them.
     pub(super) fn before_run(&mut self) {
-        for index in 0..self.cpus.len() {
-            for cpu in &mut self.cpus {
-                let position = cpu.vcpu.position(&mut cpu.mock).unwrap();
-                cpu.vcpu.machine.place(cpu.vcpu.index, position);
-                cpu.vcpu.machine.rendezvous.leave(cpu.vcpu.index);
-            }
-            let FakeCpu { mock, vcpu, .. } = &mut self.cpus[index];
-            vcpu.before_run(mock).unwrap();
+        (0..self.cpus.len()).for_each(|index| self.comes_by(index));
+    }
+
+    /// Only virtual CPU `index` hears the news; the others have left the guest and got no further.
+    pub(super) fn comes_by(&mut self, index: usize) {
+        for cpu in &mut self.cpus {
+            let position = cpu.vcpu.position(&mut cpu.mock).unwrap();
+            cpu.vcpu.machine.place(cpu.vcpu.index, position);
+            cpu.vcpu.machine.rendezvous.leave(cpu.vcpu.index);
         }
+        let FakeCpu { mock, vcpu, .. } = &mut self.cpus[index];
+        vcpu.before_run(mock).unwrap();
     }
 
     /// Asks Sky for something from a thread of its own, while the virtual CPUs come by.

@@ -195,6 +195,31 @@ fn traps_stay_while_a_virtual_cpu_needs_them() {
     }
 }
 
+/// The machine stands still for one that was the last to leave the guest, and has seen nothing of what others did.
+#[test]
+fn traps_are_taken_out_by_a_virtual_cpu_that_has_not_heard_of_them() {
+    for engine in ["sce", "entry"] {
+        let mut fake = running((engine, "port"));
+        let text = fake.kernel.bytes(BASE, 0x20_0000);
+        for (sets, takes_out) in [(0, 1), (1, 0)] {
+            fake.sky.arm();
+            fake.comes_by(sets);
+            assert_eq!(fake.kernel.bytes(SWITCH, 2), [0xe6, PORT]);
+            let sky = std::sync::Arc::clone(&fake.sky);
+            std::thread::scope(|scope| {
+                let asked = scope.spawn(|| sky.detach());
+                while !asked.is_finished() {
+                    if fake.cpus[takes_out].vcpu.machine.has_job() {
+                        fake.comes_by(takes_out);
+                    }
+                }
+                asked.join().unwrap().unwrap();
+            });
+            assert_eq!(fake.kernel.bytes(BASE, 0x20_0000), text, "{engine}, set by {sets}");
+        }
+    }
+}
+
 /// Which of four processes a rule chooses: init, a shell, its child, and that one's child.
 fn chosen(rule: &str) -> Vec<u32> {
     let rules = format!("[[process]]\n{rule}");
