@@ -22,5 +22,6 @@ mod raw;
 mod selfie;
 mod subject;
 mod tests;
+mod together;
 mod toy;
 mod workload;

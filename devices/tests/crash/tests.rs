@@ -24,7 +24,7 @@ fn effort(seeds: u64) -> Effort {
     Effort { first: 0, seeds, steps: STEPS, choices: 6, lives_on: 8, faults: 12 }
 }
 
-fn nightly() -> bool {
+pub(super) fn nightly() -> bool {
     std::env::var_os("SKY_NIGHTLY").is_some()
 }
 
