@@ -40,6 +40,11 @@ impl Disk {
         Ok(disk)
     }
 
+    /// An image that is there already.
+    pub fn existing(path: impl Into<PathBuf>) -> Disk {
+        Disk { path: path.into() }
+    }
+
     /// Where the image is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -48,6 +53,12 @@ impl Disk {
     /// A file's contents, read from the image by its path in the file system.
     pub fn cat(&self, file: &str) -> Result<Vec<u8>> {
         self.debugfs(&format!("cat {}", quoted(file)))
+    }
+
+    /// Copies a directory with all that is in it out of the image, below directory `to`.
+    pub fn extract(&self, directory: &str, to: &Path) -> Result<()> {
+        let to = to.display().to_string();
+        self.debugfs(&format!("rdump {} {}", quoted(directory), quoted(&to))).map(drop)
     }
 
     /// What debugfs tells of a file's inode.
@@ -113,6 +124,8 @@ mod tests {
         assert_eq!(disk.cat("/sub/a file").unwrap(), b"words\n".repeat(2000));
         assert!(disk.stat("/sub/a file").unwrap().contains("Size: 12000"));
         assert_eq!(disk.blocks("/sub/a file").unwrap().len(), 3);
+        disk.extract("/sub", dir.path()).unwrap();
+        assert_eq!(fs::read(dir.path().join("sub/a file")).unwrap(), b"words\n".repeat(2000));
         assert!(disk.cat("/nothing").unwrap_err().to_string().contains("File not found"));
         disk.check().unwrap();
     }

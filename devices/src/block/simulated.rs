@@ -139,8 +139,14 @@ impl SimulatedDisk {
     /// Another disk that holds what this one holds now, all of it durable, without its history and faults.
     #[must_use]
     pub fn copy(&self) -> Self {
+        self.copy_as(self.options)
+    }
+
+    /// The same, but the other disk is like `options` say, apart from its size.
+    #[must_use]
+    pub fn copy_as(&self, options: SimulatedOptions) -> Self {
         let state = self.lock();
-        Self::holding(self.options, state.content.clone(), state.size)
+        Self::holding(options, state.content.clone(), state.size)
     }
 
     /// Makes some later operation fail. Several faults count separately.

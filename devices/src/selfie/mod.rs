@@ -47,7 +47,7 @@ pub use dump::{
 pub use format::{Backing, BackingFormat, Flags, Identity, Superblock};
 pub use info::{Extent, ExtentKind, Info, Stats};
 pub use load::Problem;
-pub use options::{CreateOptions, OpenOptions, Zeroing};
+pub use options::{Chore, CreateOptions, OpenOptions, Zeroing};
 
 use flush::Flushing;
 use format::{Cluster, Layout, Secret};
@@ -210,6 +210,15 @@ impl Selfie {
         let mut superblock = lock(&core.superblock);
         superblock.flags.dirty = false;
         create::write_superblock(&*core.storage, &mut superblock)
+    }
+
+    /// Does what the image's own thread would do, at a moment that the caller chooses.
+    ///
+    /// # Errors
+    /// The medium failed or is full; the disk is as it was.
+    pub fn chore(&self, chore: Chore) -> Result<()> {
+        self.core.check_usable(Operation::Write)?;
+        self.core.chore(chore)
     }
 
     /// Makes the disk larger.

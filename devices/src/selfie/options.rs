@@ -31,6 +31,19 @@ pub enum Zeroing {
     Sparse,
 }
 
+/// Something that an image does when it finds the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chore {
+    /// Write zeros ahead, as far as what was used so far makes worthwhile.
+    WriteZeroes,
+    /// Collect the mappings of Z zones that are full.
+    CollectFull,
+    /// Collect those of all Z zones.
+    CollectAll,
+    /// Free the zones all of whose clusters are dead.
+    FreeZones,
+}
+
 /// How an image is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
@@ -39,6 +52,9 @@ pub struct OpenOptions {
     /// A thread zeroes zones ahead and collects mappings while the disk is idle. Without it both happen where they
     /// are needed: every run is like the other.
     pub background: bool,
+    /// Without a thread: mappings are collected, and zeros written ahead, when [`chore`](super::Selfie::chore) is
+    /// called, and otherwise only where there is no going on without.
+    pub tended: bool,
     /// The mapping is put into the first block that is written. Without it, all of it goes through the tables.
     pub embed: bool,
     /// The tables wait for data, as in formats that do not zero what they allocate. For comparison.
@@ -54,6 +70,7 @@ impl Default for OpenOptions {
         Self {
             read_only: false,
             background: true,
+            tended: false,
             embed: true,
             ordered: false,
             zeroing: Zeroing::Written,

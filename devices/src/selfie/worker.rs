@@ -7,7 +7,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::format::ZoneKind;
-use super::{Core, lock};
+use super::{Chore, Core, lock};
+use crate::block::Result;
 
 /// The disk is idle when nothing was written for this long.
 const IDLE: Duration = Duration::from_millis(500);
@@ -80,12 +81,25 @@ fn run(signal: &Signal, core: &Weak<Core>) {
     }
 }
 
-fn work(core: &Core, idle: bool) -> crate::block::Result<()> {
-    for kind in [ZoneKind::Z, ZoneKind::N] {
-        while let Some(ahead) = core.zones.wants_zeroes(kind) {
-            core.zones.prepare(kind, ahead)?;
+fn work(core: &Core, idle: bool) -> Result<()> {
+    core.chore(Chore::WriteZeroes)?;
+    // Over a backing image, blocks of what is collected can no longer change in one write.
+    let all = idle && !core.has_backing();
+    core.chore(if all { Chore::CollectAll } else { Chore::CollectFull })
+}
+
+impl Core {
+    pub(super) fn chore(&self, chore: Chore) -> Result<()> {
+        match chore {
+            Chore::WriteZeroes => [ZoneKind::Z, ZoneKind::N].into_iter().try_for_each(|kind| {
+                while let Some(ahead) = self.zones.wants_zeroes(kind) {
+                    self.zones.prepare(kind, ahead)?;
+                }
+                Ok(())
+            }),
+            Chore::CollectFull => self.commit(false),
+            Chore::CollectAll => self.commit(true),
+            Chore::FreeZones => self.zones.reap(),
         }
     }
-    // Over a backing image, blocks of what is collected can no longer change in one write.
-    core.commit(idle && !core.has_backing())
 }

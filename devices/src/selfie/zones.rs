@@ -48,6 +48,11 @@ impl Zone {
         Self { entry, next: 0, zeroed: 0, live: 0, frozen: entry.committed, owners: Vec::new() }
     }
 
+    /// A cluster can be handed out.
+    fn ready(&self) -> bool {
+        self.next < self.zeroed.min(SLOTS)
+    }
+
     /// Cluster `slot` holds `of`, or something that is not the disk's.
     pub(super) fn occupy(&mut self, slot: u16, of: Option<Virtual>) {
         self.live += 1;
@@ -73,6 +78,8 @@ struct Inner {
     open: [VecDeque<u32>; 2],
     /// Z zones that are full and whose summaries do not know all.
     full: Vec<u32>,
+    /// Zones that are free, of which the medium may say otherwise.
+    freed: Vec<u32>,
     /// Clusters that were handed out, by kind.
     handed: [u64; 2],
 }
@@ -84,7 +91,7 @@ pub(super) struct Zones {
     storage: Arc<dyn Storage>,
     zeroing: Zeroing,
     inner: Mutex<Inner>,
-    /// Held by whoever zeroes: one at a time.
+    /// Held by whoever zeroes, or frees zones: one at a time.
     preparing: Mutex<()>,
     /// Held while a block of the zone table is made and written.
     table: Mutex<()>,
@@ -154,24 +161,21 @@ impl Zones {
         let mut inner = self.lock();
         let Inner { zones, open, full, handed, .. } = &mut *inner;
         let open = &mut open[index(kind)];
-        while let Some(&number) = open.front() {
-            let zone = zones.get_mut(number as usize)?;
-            if zone.next >= SLOTS {
-                open.pop_front();
-                if kind == ZoneKind::Z {
-                    full.push(number);
-                }
-                continue;
+        // After a crash zones may be open behind the first, and none of them has zeros.
+        let (at, number) = (0..)
+            .zip(&*open)
+            .find_map(|(at, &number)| zones.get(number as usize)?.ready().then_some((at, number)))?;
+        let zone = zones.get_mut(number as usize)?;
+        let slot = zone.next;
+        zone.occupy(slot, of);
+        handed[index(kind)] += 1;
+        if zone.next >= SLOTS {
+            open.remove(at);
+            if kind == ZoneKind::Z {
+                full.push(number);
             }
-            if zone.next >= zone.zeroed {
-                return None;
-            }
-            let slot = zone.next;
-            zone.occupy(slot, of);
-            handed[index(kind)] += 1;
-            return Some(Cluster(self.layout.zone(number)?.0 + u32::from(slot)));
         }
-        None
+        Some(Cluster(self.layout.zone(number)?.0 + u32::from(slot)))
     }
 
     /// How many clusters of a kind can be handed out without waiting.
@@ -199,8 +203,7 @@ impl Zones {
             if Self::ready(&inner, kind) >= ahead {
                 return Ok(());
             }
-            let last = inner.open[index(kind)].back().copied();
-            last.and_then(|number| {
+            inner.open[index(kind)].iter().find_map(|&number| {
                 let zone = inner.zones.get(number as usize)?;
                 let from = zone.zeroed.max(zone.next);
                 (from < SLOTS).then_some((number, from))
@@ -208,7 +211,10 @@ impl Zones {
         };
         let (number, from) = match extended {
             Some(place) => place,
-            None => (self.choose()?, 0),
+            None => {
+                self.settle()?;
+                (self.choose()?, 0)
+            }
         };
         let end = from.saturating_add(from.clamp(PIECES.0, PIECES.1)).min(SLOTS);
         let first = self.layout.zone(number).ok_or_else(no_space)?;
@@ -294,8 +300,10 @@ impl Zones {
     }
 
     fn leave(&self, number: u32) {
-        if let Some(zone) = self.lock().zones.get_mut(number as usize) {
+        let mut inner = self.lock();
+        if let Some(zone) = inner.zones.get_mut(number as usize) {
             *zone = Zone::new(ZoneEntry { epoch: zone.entry.epoch, ..ZoneEntry::default() });
+            inner.freed.push(number);
         }
     }
 
@@ -374,37 +382,59 @@ impl Zones {
 
     /// Frees zones all of whose clusters are dead, durably.
     pub(super) fn reap(&self) -> Result<()> {
-        let mut freed = Vec::new();
-        {
-            let mut inner = self.lock();
-            // A zone whose first cluster holds summaries stays while another's is there, so those go first.
-            while let Some(number) = self.dead(&inner) {
-                let Some(zone) = inner.zones.get_mut(number as usize) else { break };
-                *zone = Zone::new(ZoneEntry { epoch: zone.entry.epoch, ..ZoneEntry::default() });
-                inner.full.retain(|&full| full != number);
-                freed.push(number);
-            }
+        // Most of the time there is none.
+        if Self::dead(&self.lock()).next().is_none() {
+            return Ok(());
         }
-        // Not synced: until it is, they are zones of dead clusters, as they were.
-        freed.into_iter().try_for_each(|number| self.write_entry(number))
+        // No zone is taken into use meanwhile: what is free here is so on the medium when that happens.
+        let _one = lock(&self.preparing);
+        // A zone that keeps summaries outlives the others that have theirs there: of two sectors of the table either
+        // may be durable first, and a zone without its summary is corrupt.
+        for keepers in [false, true] {
+            self.free_dead(keepers);
+            self.settle()?;
+        }
+        Ok(())
     }
 
-    /// A zone that nothing needs.
-    fn dead(&self, inner: &Inner) -> Option<u32> {
-        let candidates =
-            || (0u32..).zip(&inner.zones).filter(|(_, zone)| zone.next >= SLOTS && zone.live <= 1);
-        // Most of the time there is none, and the users of summaries need not be counted.
-        candidates().next()?;
+    /// What is free here is so on the medium.
+    fn settle(&self) -> Result<()> {
+        let freed = std::mem::take(&mut self.lock().freed);
+        if freed.is_empty() {
+            return Ok(());
+        }
+        let written = freed.iter().try_for_each(|&number| self.write_entry(number));
+        let settled = written.and_then(|()| self.storage.sync());
+        settled.inspect_err(|_| self.lock().freed.extend(freed))
+    }
+
+    /// Frees, in memory, dead zones that keep summaries, or those that do not.
+    fn free_dead(&self, keepers: bool) {
+        let mut inner = self.lock();
         let mut users = std::collections::BTreeMap::<Cluster, u32>::new();
         for zone in inner.zones.iter().filter(|zone| zone.entry.kind == ZoneKind::Z) {
             *users.entry(zone.entry.summary).or_default() += 1;
         }
-        let dead = |number: u32, zone: &Zone| {
-            let keeps_summaries = self.layout.zone(number) == Some(zone.entry.summary);
-            let alone = !keeps_summaries || users.get(&zone.entry.summary) == Some(&1);
-            zone.live == u16::from(keeps_summaries) && alone
-        };
-        candidates().find(|&(number, zone)| dead(number, zone)).map(|(number, _)| number)
+        let dead: Vec<u32> = Self::dead(&inner)
+            .filter(|&(number, zone)| {
+                let keeps = self.layout.zone(number) == Some(zone.entry.summary);
+                let alone = !keeps || users.get(&zone.entry.summary) == Some(&1);
+                keeps == keepers && zone.live == u16::from(keeps) && alone
+            })
+            .map(|(number, _)| number)
+            .collect();
+        for &number in &dead {
+            if let Some(zone) = inner.zones.get_mut(number as usize) {
+                *zone = Zone::new(ZoneEntry { epoch: zone.entry.epoch, ..ZoneEntry::default() });
+            }
+        }
+        inner.full.retain(|number| !dead.contains(number));
+        inner.freed.extend(dead);
+    }
+
+    /// Zones that may be dead: nothing lives in them, except for summaries.
+    fn dead(inner: &Inner) -> impl Iterator<Item = (u32, &Zone)> {
+        (0u32..).zip(&inner.zones).filter(|(_, zone)| zone.next >= SLOTS && zone.live <= 1)
     }
 
     /// Whether there are Z zones that are full and have to be summarised.

@@ -8,6 +8,16 @@ use sky_devices::block::simulated::{Choice, Fault, FaultKind, FaultOn, Random};
 /// A crash: after how many changes of the medium, and what is left of those that were not durable.
 pub(super) type Crash = (usize, Choice);
 
+/// What operations that fail are called.
+const ON: [(FaultOn, &str); 6] = [
+    (FaultOn::AnyChange, "any"),
+    (FaultOn::Read, "read"),
+    (FaultOn::Write, "write"),
+    (FaultOn::Sync, "sync"),
+    (FaultOn::Punch, "punch"),
+    (FaultOn::Grow, "grow"),
+];
+
 /// A workload on a subject, an error of the medium in it, and crashes after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Case {
@@ -36,17 +46,18 @@ impl Case {
     }
 }
 
-/// `subject/seed/fault/position/choice/position/choice`, with `-` for no fault.
+/// `subject/seed/fault/position/choice/position/choice`, with `-` for no fault, else `operation:after:kind:times:part`.
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/", self.subject, self.seed)?;
         match self.fault {
             None => f.write_str("-")?,
-            Some(Fault { after, kind, lasting, partial, .. }) => {
+            Some(Fault { on, after, kind, lasting, partial }) => {
                 let kind = if kind == FaultKind::NoSpace { "nospace" } else { "io" };
                 let times = if lasting { "lasting" } else { "once" };
                 let part = if partial { "partial" } else { "nothing" };
-                write!(f, "{after}:{kind}:{times}:{part}")?;
+                let on = ON.iter().find(|(known, _)| *known == on).map_or("any", |(_, name)| name);
+                write!(f, "{on}:{after}:{kind}:{times}:{part}")?;
             }
         }
         self.crashes.iter().try_for_each(|(position, choice)| write!(f, "/{position}/{choice}"))
@@ -64,8 +75,8 @@ impl FromStr for Case {
         let number = |word: &str| word.parse::<u64>().map_err(|error| format!("{word}: {error}"));
         let fault = match fault.split(':').collect::<Vec<_>>()[..] {
             ["-"] => None,
-            [after, kind, times, part] => Some(Fault {
-                on: FaultOn::AnyChange,
+            [on, after, kind, times, part] => Some(Fault {
+                on: ON.iter().find(|(_, name)| *name == on).ok_or_else(|| format!("{on}: no operation"))?.0,
                 after: number(after)?,
                 kind: if kind == "nospace" { FaultKind::NoSpace } else { FaultKind::Io },
                 lasting: times == "lasting",
@@ -89,8 +100,8 @@ impl FromStr for Case {
 fn a_case_is_said_and_read() {
     for text in [
         "raw/7/-",
-        "toy/18446744073709551615/12:nospace:lasting:partial/3/all",
-        "selfie/1/0:io:once:nothing/41/torn:2:99/17/nothing",
+        "toy/18446744073709551615/grow:12:nospace:lasting:partial/3/all",
+        "selfie/1/any:0:io:once:nothing/41/torn:2:99/17/nothing",
     ] {
         assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
     }

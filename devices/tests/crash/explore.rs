@@ -18,6 +18,8 @@ const LATER_STEPS: usize = 10;
 /// How much is tried.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
+    /// Number of the first workload.
+    pub(super) first: u64,
     /// Workloads.
     pub(super) seeds: u64,
     /// Steps of each.
@@ -40,15 +42,28 @@ pub(super) struct Failure {
 /// Tries all of `effort`, on all processors, and stops at the first failure if `stop`. Answers how many crash states
 /// there were, and the failures: one of each workload at most.
 pub(super) fn explore(subject: &dyn Subject, effort: Effort, stop: bool) -> (u64, Vec<Failure>) {
-    let (next, states, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    for_each_seed(effort, stop, |seed, states| workload(subject, seed, effort, states))
+}
+
+/// The same with every error of the medium instead of some of them.
+pub(super) fn explore_faults(subject: &dyn Subject, effort: Effort) -> (u64, Vec<Failure>) {
+    for_each_seed(effort, true, |seed, states| every_fault(subject, seed, effort, states))
+}
+
+fn for_each_seed(
+    effort: Effort,
+    stop: bool,
+    one: impl Fn(u64, &AtomicU64) -> Result<(), Failure> + Sync,
+) -> (u64, Vec<Failure>) {
+    let (next, states, failed) = (AtomicU64::new(effort.first), AtomicU64::new(0), AtomicBool::new(false));
     let failures = Mutex::new(Vec::new());
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= effort.seeds || (stop && failed.load(Ordering::Relaxed)) {
+            if seed >= effort.first + effort.seeds || (stop && failed.load(Ordering::Relaxed)) {
                 return;
             }
-            if let Err(found) = workload(subject, seed, effort, &states) {
+            if let Err(found) = one(seed, &states) {
                 failed.store(true, Ordering::Relaxed);
                 failures.lock().unwrap().push(found);
             }
@@ -77,13 +92,49 @@ fn workload(subject: &dyn Subject, seed: u64, effort: Effort, states: &AtomicU64
             lasting: random.one_in(2),
             partial: random.one_in(2),
         };
-        let case = Case { fault: Some(fault), ..case.clone() };
-        let life = begin(subject, &case, effort)?;
-        let last = life.history.at(life.history.len());
-        let model = life.models()(last.position());
-        for choice in last.choices(4, &mut random) {
-            let case = case.then((last.position(), choice));
-            try_state(subject, &case, last.disk(choice), &model, effort, states)?;
+        with_fault(subject, &Case { fault: Some(fault), ..case.clone() }, effort, states)?;
+    }
+    Ok(())
+}
+
+/// One workload with every error of the medium that it can meet: each change and each read fails, in every way, once
+/// and for good, and each kind of operation from each time on.
+fn every_fault(subject: &dyn Subject, seed: u64, effort: Effort, states: &AtomicU64) -> Result<(), Failure> {
+    let case = Case::new(subject.name(), seed);
+    let met = begin(subject, &case, effort)?.met;
+    for (on, count) in met {
+        for after in 0..count {
+            for kind in [FaultKind::NoSpace, FaultKind::Io] {
+                for (lasting, partial) in [(false, false), (true, false), (false, true), (true, true)] {
+                    // Only writes can happen in part.
+                    if partial && on != FaultOn::Write {
+                        continue;
+                    }
+                    let fault = Some(Fault { on, after, kind, lasting, partial });
+                    with_fault(subject, &Case { fault, ..case.clone() }, effort, states)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One workload with an error of the medium: crashes when it has just happened, at a moment after that, and in the
+/// end.
+fn with_fault(subject: &dyn Subject, case: &Case, effort: Effort, states: &AtomicU64) -> Result<(), Failure> {
+    let life = begin(subject, case, effort)?;
+    let mut random = case.random();
+    let end = life.history.len();
+    let failed = life.failed.unwrap_or(end);
+    let between = failed + random.below((end - failed) as u64 + 1) as usize;
+    let mut models = life.models();
+    let mut moments = vec![failed, between, end];
+    moments.dedup();
+    for moment in moments {
+        let (point, model) = (life.history.at(moment), models(moment));
+        for choice in point.choices(4, &mut random) {
+            let case = case.then((moment, choice));
+            try_state(subject, &case, point.disk(choice), &model, effort, states)?;
         }
     }
     Ok(())

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sky_devices::block::simulated::{Fault, History, Random, SimulatedDisk};
+use sky_devices::block::StorageCounts;
+use sky_devices::block::simulated::{Fault, FaultOn, History, Random, SimulatedDisk};
 
 use super::content::{Content, SECTOR};
 use super::model::{Change, Event, Model, What};
@@ -25,9 +26,27 @@ pub(super) struct Life {
     after: Model,
     known: usize,
     events: Vec<Event>,
+    /// When something had failed for the first time.
+    pub(super) failed: Option<usize>,
+    /// How often the medium was asked to do what.
+    pub(super) met: [(FaultOn, u64); 5],
 }
 
 impl Life {
+    fn new(world: &World<'_>, first: usize, before: Model, after: Model, known: usize) -> Self {
+        let (counts, at_first) = (world.disk.counts(), world.at_first);
+        let met = [
+            (FaultOn::Read, counts.reads - at_first.reads),
+            (FaultOn::Write, counts.writes - at_first.writes),
+            (FaultOn::Sync, counts.syncs - at_first.syncs),
+            (FaultOn::Punch, counts.punches - at_first.punches),
+            (FaultOn::Grow, counts.grows - at_first.grows),
+        ];
+        let failed = world.events.iter().find(|event| !event.succeeded).map(|event| event.end);
+        let history = world.disk.history();
+        Self { history, first, before, after, known, events: world.events.clone(), failed, met }
+    }
+
     /// What the disk may hold after a crash at each of the moments, which come in their order.
     pub(super) fn models(&self) -> impl FnMut(usize) -> Model + '_ {
         let (mut model, mut next) = (self.after.clone(), 0);
@@ -48,6 +67,8 @@ impl Life {
 struct World<'a> {
     subject: &'a dyn Subject,
     disk: Arc<SimulatedDisk>,
+    /// What had been done to the disk before.
+    at_first: StorageCounts,
     image: Option<Box<dyn Image>>,
     model: Model,
     events: Vec<Event>,
@@ -68,8 +89,7 @@ pub(super) fn first(
     // Not every disk ends with a whole block or cluster.
     let sectors = [1024, 1600, 2051][random.below(3) as usize];
     let parent = subject.takes_parent() && random.one_in(2);
-    let disk = Arc::new(SimulatedDisk::new(subject.disk()));
-    subject.create(&disk, sectors * SECTOR as u64, parent)?;
+    let disk = subject.made(sectors * SECTOR as u64, parent)?;
     let first = disk.position();
     let model = Model::new(sectors, parent);
     let mut world = World::new(subject, disk, model.clone(), 0);
@@ -79,8 +99,7 @@ pub(super) fn first(
     world.work(random, steps)?;
     world.image = None;
     world.disk.clear_faults();
-    let history = world.disk.history();
-    Ok(Life { history, first, before: model.clone(), after: model, known: first, events: world.events })
+    Ok(Life::new(&world, first, model.clone(), model, first))
 }
 
 /// Opens an image after a crash, reads everything, checks it, and works with it for `steps` steps.
@@ -107,14 +126,14 @@ pub(super) fn later(
         world.work(random, steps)?;
         world.image = None;
     }
-    let history = world.disk.history();
-    Ok(Life { history, first: 0, before: model.clone(), after, known, events: world.events })
+    Ok(Life::new(&world, 0, model.clone(), after, known))
 }
 
 impl<'a> World<'a> {
     fn new(subject: &'a dyn Subject, disk: Arc<SimulatedDisk>, model: Model, version: u32) -> Self {
         let told = std::env::var_os("SKY_CRASH").is_some();
-        Self { subject, disk, image: None, model, events: Vec::new(), version, faulty: false, told }
+        let at_first = disk.counts();
+        Self { subject, disk, at_first, image: None, model, events: Vec::new(), version, faulty: false, told }
     }
 
     fn open(&mut self) -> Outcome<()> {
@@ -156,7 +175,7 @@ impl<'a> World<'a> {
             if self.image.is_none() {
                 return Ok(());
             }
-            let step = step(random, self.model.sectors());
+            let step = step(random, self.model.sectors(), self.subject.has_chores());
             let begin = self.disk.position();
             let result = self.step(step);
             if self.told {
@@ -192,6 +211,11 @@ impl<'a> World<'a> {
                 let result = self.event(What::Flush, || image.flush());
                 self.image = Some(image);
                 result
+            }
+            Step::Chore(number) => {
+                let Some(image) = &self.image else { return Ok(()) };
+                let result = image.chore(number);
+                if self.faulty { Ok(()) } else { result }
             }
             Step::Read { sector, count } => self.read_live(sector, count),
             Step::Kill => {

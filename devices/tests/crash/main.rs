@@ -6,7 +6,7 @@
 //! has to hold after a crash, after a second one during or after the recovery from the first, and after errors of the
 //! medium.
 //!
-//! - `SKY_NIGHTLY=1` tries some hundred times as many states.
+//! - `SKY_NIGHTLY=1` tries some hundred times as many states, with `SKY_SEEDS=0..100` those of these workloads.
 //! - `SKY_CRASH=CASE`, with a case as a failure prints it, repeats that case alone: `cargo test --test crash replay`.
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
@@ -22,5 +22,6 @@ mod raw;
 mod selfie;
 mod subject;
 mod tests;
+mod together;
 mod toy;
 mod workload;

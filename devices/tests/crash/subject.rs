@@ -23,8 +23,20 @@ pub(super) trait Subject: Sync {
         true
     }
 
+    /// There is work that it does when it finds the time.
+    fn has_chores(&self) -> bool {
+        false
+    }
+
     /// Makes an image of `size` bytes, durably.
     fn create(&self, disk: &Arc<SimulatedDisk>, size: u64, parent: bool) -> Outcome<()>;
+
+    /// A disk with an image of `size` bytes, which may have a past, but is as it was created.
+    fn made(&self, size: u64, parent: bool) -> Outcome<Arc<SimulatedDisk>> {
+        let disk = Arc::new(SimulatedDisk::new(self.disk()));
+        self.create(&disk, size, parent)?;
+        Ok(disk)
+    }
 
     /// Opens an image, and recovers it if that is needed.
     fn open(&self, disk: &Arc<SimulatedDisk>, parent: Option<&Arc<MemoryDisk>>) -> Outcome<Box<dyn Image>>;
@@ -42,6 +54,10 @@ pub(super) trait Image {
     fn flush(&self) -> Outcome<()>;
     fn discard(&self, offset: u64, length: u64) -> Outcome<()>;
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Outcome<()>;
+    /// Does one of the things that it does when it finds the time.
+    fn chore(&self, _number: u64) -> Outcome<()> {
+        Ok(())
+    }
     /// Makes everything durable and ends.
     fn close(self: Box<Self>) -> Outcome<()>;
 }

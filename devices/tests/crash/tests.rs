@@ -1,7 +1,7 @@
 //! The formats, the oracle, and the oracle's own test.
 
 use super::case::Case;
-use super::explore::{Effort, explore, replay};
+use super::explore::{Effort, Failure, explore, explore_faults, replay};
 use super::qcow2::Qcow2;
 use super::raw::Raw;
 use super::selfie::Selfie;
@@ -16,10 +16,24 @@ const STEPS: usize = 40;
 
 /// How much to try with so many workloads.
 fn effort(seeds: u64) -> Effort {
-    if std::env::var_os("SKY_NIGHTLY").is_some() {
-        return Effort { seeds: seeds * 60, steps: STEPS, choices: 24, lives_on: 4, faults: 100 };
+    if nightly() {
+        let effort =
+            Effort { first: 0, seeds: seeds * 60, steps: STEPS, choices: 24, lives_on: 4, faults: 100 };
+        return chosen(effort);
     }
-    Effort { seeds, steps: STEPS, choices: 6, lives_on: 8, faults: 12 }
+    Effort { first: 0, seeds, steps: STEPS, choices: 6, lives_on: 8, faults: 12 }
+}
+
+pub(super) fn nightly() -> bool {
+    std::env::var_os("SKY_NIGHTLY").is_some()
+}
+
+/// `SKY_SEEDS=FIRST..END` has a long search done in pieces.
+fn chosen(effort: Effort) -> Effort {
+    let Ok(text) = std::env::var("SKY_SEEDS") else { return effort };
+    let (first, end) = text.split_once("..").unwrap();
+    let (first, end): (u64, u64) = (first.parse().unwrap(), end.parse().unwrap());
+    Effort { first, seeds: end - first, ..effort }
 }
 
 fn subjects() -> Vec<Box<dyn Subject>> {
@@ -31,6 +45,9 @@ fn subjects() -> Vec<Box<dyn Subject>> {
         Box::new(Selfie::Ordered),
         Box::new(Selfie::Sparse),
         Box::new(Selfie::NoHoles),
+        Box::new(Selfie::Tended),
+        Box::new(Selfie::Worn),
+        Box::new(Selfie::Long),
         Box::new(Qcow2),
         Box::new(Toy::Nothing),
     ];
@@ -40,7 +57,17 @@ fn subjects() -> Vec<Box<dyn Subject>> {
 
 /// Tries a subject, and says how to repeat what failed.
 fn try_hard(subject: &dyn Subject, effort: Effort) {
-    let (states, failures) = explore(subject, effort, true);
+    tell(subject, explore(subject, effort, true));
+}
+
+/// Tries a few of its workloads with every error of the medium.
+fn try_errors(subject: &dyn Subject) {
+    let (seeds, steps) = if nightly() { (24, STEPS) } else { (1, 16) };
+    let effort = Effort { first: 0, seeds, steps, choices: 4, lives_on: 16, faults: 0 };
+    tell(subject, explore_faults(subject, if nightly() { chosen(effort) } else { effort }));
+}
+
+fn tell(subject: &dyn Subject, (states, failures): (u64, Vec<Failure>)) {
     if let Some(failure) = failures.first() {
         panic!("SKY_CRASH='{}': {}", failure.case, failure.why);
     }
@@ -88,6 +115,24 @@ fn selfie_passes_on_a_disk_without_holes() {
 fn selfie_passes_in_the_ways_it_is_compared_with() {
     try_hard(&Selfie::Ordered, effort(8));
     try_hard(&Selfie::Sparse, effort(8));
+}
+
+#[test]
+fn selfie_passes_whenever_its_chores_are_done() {
+    try_hard(&Selfie::Tended, effort(8));
+}
+
+#[test]
+fn selfie_passes_where_zones_become_full_and_free() {
+    try_hard(&Selfie::Worn, effort(8));
+    try_hard(&Selfie::Long, effort(4));
+}
+
+#[test]
+fn selfie_passes_whatever_fails() {
+    for subject in [Selfie::Embedded, Selfie::SmallSectors, Selfie::Worn] {
+        try_errors(&subject);
+    }
 }
 
 /// A peer is looked at, not judged: what it loses is printed.

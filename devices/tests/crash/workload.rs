@@ -29,6 +29,8 @@ pub(super) enum Step {
         sector: u64,
         count: u64,
     },
+    /// Something that the format does when it finds the time, by its number.
+    Chore(u64),
     /// Ends as a killed process does, and opens again.
     Kill,
     /// Ends in order, and opens again.
@@ -36,9 +38,9 @@ pub(super) enum Step {
 }
 
 /// The next thing to do to a disk of `sectors` sectors.
-pub(super) fn step(random: &mut Random, sectors: u64) -> Step {
+pub(super) fn step(random: &mut Random, sectors: u64, chores: bool) -> Step {
     let (sector, count) = range(random, sectors);
-    match random.below(40) {
+    match random.below(if chores { 50 } else { 40 }) {
         0..=22 => {
             let kind = match random.below(5) {
                 0 | 1 => Kind::Text,
@@ -52,7 +54,8 @@ pub(super) fn step(random: &mut Random, sectors: u64) -> Step {
         33..=35 => Step::Zero { sector, count, unmap: random.one_in(2) },
         36 | 37 => Step::Read { sector, count },
         38 => Step::Kill,
-        _ => Step::Close,
+        39 => Step::Close,
+        _ => Step::Chore(random.bits()),
     }
 }
 

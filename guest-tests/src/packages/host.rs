@@ -39,6 +39,8 @@ pub enum Tool {
     Debugfs,
     /// Checks ext4 images.
     E2fsck,
+    /// Makes ext4 images larger.
+    Resize2fs,
     /// Unpacks kernels and modules.
     Xz,
     /// Unpacks kernels and modules.
@@ -64,6 +66,7 @@ impl Tool {
             Tool::Mke2fs => "mke2fs",
             Tool::Debugfs => "debugfs",
             Tool::E2fsck => "e2fsck",
+            Tool::Resize2fs => "resize2fs",
             Tool::Xz => "xz",
             Tool::Zstd => "zstd",
             Tool::Lz4 => "lz4",
@@ -77,7 +80,7 @@ impl Tool {
 
     fn package(self) -> &'static str {
         match self {
-            Tool::Mke2fs | Tool::Debugfs | Tool::E2fsck => "e2fsprogs",
+            Tool::Mke2fs | Tool::Debugfs | Tool::E2fsck | Tool::Resize2fs => "e2fsprogs",
             Tool::Xz => "xz-utils",
             Tool::Zstd => "zstd",
             Tool::Lz4 => "lz4",

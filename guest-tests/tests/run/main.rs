@@ -14,6 +14,8 @@ use guest_tests::{e2e, programs};
 use sky_devices::block::{BlockDevice, FileOptions, FileStorage};
 use sky_devices::selfie::{self, CreateOptions, OpenOptions, Selfie};
 
+mod root;
+
 /// Starts a guest whose console is a pair of pipes.
 fn start(scratch: &Scratch, script: &str, disk: &Path, format: &str) -> Child {
     let kernel = Kernel::get(Flavour::Cloud61).unwrap();
