@@ -337,8 +337,11 @@ impl Core {
 
     /// Expands a lead block in its place.
     pub(super) fn unpack(&self, of: Virtual, entry: &Entry, block: &mut [u8]) -> Result<()> {
-        let payload = self.payload(of, entry, block)?.to_vec();
-        if expand(&payload, block) {
+        let mut copy = [0; BLOCK];
+        let payload = self.payload(of, entry, block)?;
+        let copy = &mut copy[..payload.len()];
+        copy.copy_from_slice(payload);
+        if expand(copy, block) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Corrupt, Operation::Read).because("a lead block does not expand"))
