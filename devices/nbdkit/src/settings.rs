@@ -16,7 +16,7 @@ pub(crate) const HELP: &str = "\
 format=raw|selfie|qcow2       (required) Its format, which is never guessed. qcow2 needs readonly=true.
 readonly=BOOL                 Refuse changes, and share the image with other readers.
 backing=BOOL                  Open the backing images that it names.
-cache=direct|buffered         Bypass the host's page cache where the format can (default), or use it.
+cache=direct|buffered         Bypass the host's page cache, or use it. Selfie images bypass it if not told.
 grace=SECONDS                 How long clients may stay after a signal to end. nbdkit waits for them without.";
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ struct Given {
     path: Option<PathBuf>,
     format: Option<Format>,
     read_only: bool,
-    cache: Cache,
+    cache: Option<Cache>,
     backing: BackingPolicy,
     grace: Option<Duration>,
 }
@@ -33,7 +33,7 @@ static GIVEN: Mutex<Given> = Mutex::new(Given {
     path: None,
     format: None,
     read_only: false,
-    cache: Cache::Direct,
+    cache: None,
     backing: BackingPolicy::Refuse,
     grace: None,
 });
@@ -55,8 +55,8 @@ pub(crate) fn set(key: &str, value: &str) -> Result<()> {
         ("readonly", value) => given.read_only = nbdkit::parse_bool(value)?,
         ("backing", value) if nbdkit::parse_bool(value)? => given.backing = BackingPolicy::Open,
         ("backing", _) => given.backing = BackingPolicy::Refuse,
-        ("cache", "direct") => given.cache = Cache::Direct,
-        ("cache", "buffered") => given.cache = Cache::Buffered,
+        ("cache", "direct") => given.cache = Some(Cache::Direct),
+        ("cache", "buffered") => given.cache = Some(Cache::Buffered),
         ("grace", seconds) => match seconds.parse() {
             Ok(seconds) => given.grace = Some(Duration::from_secs(seconds)),
             Err(_) => return Err(invalid(format!("grace={seconds}: not a number of seconds"))),

@@ -8,7 +8,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
@@ -17,7 +17,7 @@ use self::aligned::{BufferPool, LARGEST};
 use self::durability::{Durability, SyncError};
 use self::limits::Alignment;
 use self::open::Opened;
-use self::ring::Ring;
+use self::ring::Rings;
 use super::counts::Counters;
 use super::range::{check_range, length_of, to_u64};
 use super::{Error, ErrorKind, Operation, Result, Storage, StorageCounts, StorageProperties};
@@ -45,9 +45,7 @@ pub struct FileStorage {
     /// Held while the file grows, so that of two who want more the smaller wish does not come last.
     growing: Mutex<()>,
     buffers: BufferPool,
-    memory_alignment: usize,
-    /// Made when many reads are asked for the first time; nothing where the kernel refuses.
-    ring: OnceLock<Option<Mutex<Ring>>>,
+    rings: Rings,
     durability: Durability,
     counters: Counters,
 }
@@ -105,8 +103,7 @@ impl FileStorage {
             size: AtomicU64::new(size),
             growing: Mutex::new(()),
             buffers: BufferPool::new(memory_alignment),
-            memory_alignment,
-            ring: OnceLock::new(),
+            rings: Rings::new(memory_alignment),
             durability: Durability::new(),
             counters: Counters::default(),
         })
@@ -230,17 +227,6 @@ impl FileStorage {
         })
     }
 
-    fn ring(&self) -> Option<&Mutex<Ring>> {
-        let make = || match Ring::new(self.memory_alignment) {
-            Ok(ring) => Some(Mutex::new(ring)),
-            Err(error) => {
-                tracing::debug!(%error, "no io_uring: threads read instead");
-                None
-            }
-        };
-        self.ring.get_or_init(make).as_ref()
-    }
-
     /// Reads by a few threads. Where none can be had, the caller's does it all.
     fn read_by_threads(&self, requests: &mut [(u64, &mut [u8])]) -> Result<()> {
         let readers = READERS.min(requests.len());
@@ -281,18 +267,40 @@ impl Storage for FileStorage {
         for (offset, buffer) in requests.iter() {
             self.check(Operation::Read, *offset, length_of(buffer))?;
         }
-        if requests.len() < 2 {
-            return requests.iter_mut().try_for_each(|(offset, buffer)| self.read(*offset, buffer));
+        if requests.len() > READERS && self.rings.are_refused() {
+            return self.read_by_threads(requests);
         }
-        let Some(ring) = self.ring() else { return self.read_by_threads(requests) };
-        let unread = ring.lock().unwrap_or_else(PoisonError::into_inner).read(&self.file, requests);
-        let mut repeat = unread.iter().copied().peekable();
-        for (index, (offset, buffer)) in requests.iter_mut().enumerate() {
-            if repeat.next_if_eq(&index).is_some() {
-                self.read(*offset, buffer)?;
-            } else {
-                self.counters.read(length_of(buffer));
+        self.read_each(requests, &mut |_, _| Ok(()))
+    }
+
+    fn read_each(
+        &self,
+        requests: &mut [(u64, &mut [u8])],
+        arrived: &mut dyn FnMut(usize, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        for (offset, buffer) in requests.iter() {
+            self.check(Operation::Read, *offset, length_of(buffer))?;
+        }
+        let mut result = Ok(());
+        let mut seen = |number: usize, buffer: &mut [u8]| {
+            self.counters.read(length_of(buffer));
+            if result.is_ok() {
+                result = arrived(number, buffer);
             }
+        };
+        let unread = match if requests.len() > 1 { self.rings.take() } else { None } {
+            Some(mut ring) => {
+                let unread = ring.read(&self.file, requests, &mut seen);
+                self.rings.give(ring);
+                unread
+            }
+            None => (0..requests.len()).collect(),
+        };
+        result?;
+        for number in unread {
+            let Some((offset, buffer)) = requests.get_mut(number) else { continue };
+            self.read(*offset, buffer)?;
+            arrived(number, buffer)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A raw image: a regular file or a host block device whose bytes are the disk's bytes.
 //!
-//! It is a [`FileStorage`] that guests may use as it is: through the host's page cache, so that a guest's blocks of 512
-//! bytes need not be the medium's.
+//! It is a [`FileStorage`] that guests may use as it is: through the host's page cache unless told otherwise, so that a
+//! guest's blocks of 512 bytes need not be the medium's.
 
 use std::path::PathBuf;
 
@@ -13,6 +13,9 @@ use crate::io_class::IoTag;
 mod extents;
 mod space;
 
+/// What a guest may ask for at least, in bytes.
+const SECTOR: u64 = 512;
+
 /// Bytes of one write where zeros have to be written out.
 const ZERO_CHUNK: usize = 256 * 1024;
 
@@ -23,13 +26,16 @@ pub struct RawOptions {
     pub path: PathBuf,
     /// Refuse changes, and share the image with other readers.
     pub read_only: bool,
+    /// Whether the host's page cache is used. It is in any case where direct requests would have to be larger than 512
+    /// bytes.
+    pub cache: Cache,
 }
 
 impl RawOptions {
-    /// Opens `path` for reading and writing.
+    /// Opens `path` for reading and writing, through the page cache.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), read_only: false }
+        Self { path: path.into(), read_only: false, cache: Cache::Buffered }
     }
 }
 
@@ -47,11 +53,16 @@ impl RawFile {
     /// [`ErrorKind::NotFound`], [`ErrorKind::Permission`], [`ErrorKind::NotAFile`], [`ErrorKind::BadSize`] or
     /// [`ErrorKind::Io`] if the image cannot be used, [`ErrorKind::Locked`] if another instance has it open.
     pub fn open(options: RawOptions) -> Result<Self> {
-        let RawOptions { path, read_only } = options;
-        let file =
-            FileStorage::open(FileOptions { read_only, cache: Cache::Buffered, ..FileOptions::new(path) })?;
+        let RawOptions { path, read_only, cache } = options;
+        let open = |cache| FileStorage::open(FileOptions { read_only, cache, ..FileOptions::new(&path) });
+        let mut file = open(cache)?;
+        if u64::from(file.properties().alignment) > SECTOR {
+            // Its lock goes first.
+            drop(file);
+            file = open(Cache::Buffered)?;
+        }
         let size = file.size();
-        if size == 0 || !size.is_multiple_of(512) {
+        if size == 0 || !size.is_multiple_of(SECTOR) {
             return Err(Error::new(ErrorKind::BadSize, Operation::Open).at(0, size).on(file.path()));
         }
         let geometry = Geometry { size, logical_block_size: 512, physical_block_size: 4096, read_only };

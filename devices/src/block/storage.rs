@@ -47,6 +47,22 @@ pub trait Storage: Send + Sync + fmt::Debug {
         requests.iter_mut().try_for_each(|(offset, buffer)| self.read(*offset, buffer))
     }
 
+    /// Fills each buffer as [`read_many`](Self::read_many) does, and calls `arrived` with the number and the content of
+    /// each that is there, in any order, while others are still being read.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), for any of them, and those of `arrived`, which is not called again then.
+    fn read_each(
+        &self,
+        requests: &mut [(u64, &mut [u8])],
+        arrived: &mut dyn FnMut(usize, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        requests.iter_mut().enumerate().try_for_each(|(number, (offset, buffer))| {
+            self.read(*offset, buffer)?;
+            arrived(number, buffer)
+        })
+    }
+
     /// Writes `data` at byte `offset`.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ impl Chain {
         child: &Path,
         name: &str,
         format: Format,
-        cache: Cache,
+        cache: Option<Cache>,
     ) -> Result<Arc<Image>> {
         let spec = ImageSpec::new(beside(child, name), format).read_only().backing(BackingPolicy::Open);
         let spec = ImageSpec { cache, ..spec };

@@ -35,8 +35,8 @@ pub struct ImageSpec {
     pub format: Format,
     /// Refuse changes, and share the image with other readers.
     pub read_only: bool,
-    /// Whether the host's page cache is used; raw and qcow2 images always use it.
-    pub cache: Cache,
+    /// Whether the host's page cache is used. If nobody says: not by Selfie images. Those in qcow2 always use it.
+    pub cache: Option<Cache>,
     /// What happens with the backing image that it names.
     pub backing: BackingPolicy,
     /// Keep readers out, too, though it is only read. Selfie images only.
@@ -49,7 +49,7 @@ impl ImageSpec {
     /// An image to be read and written.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, format: Format) -> Self {
-        let (cache, backing) = (Cache::Direct, BackingPolicy::default());
+        let (cache, backing) = (None, BackingPolicy::default());
         Self {
             path: path.into(),
             format,
@@ -108,7 +108,8 @@ impl Image {
         chain.enter(&spec.path)?;
         let (disk, backing) = match spec.format {
             Format::Raw => {
-                let options = RawOptions { path: spec.path.clone(), read_only: spec.read_only };
+                let cache = spec.cache.unwrap_or(Cache::Buffered);
+                let options = RawOptions { path: spec.path.clone(), read_only: spec.read_only, cache };
                 (Disk::Raw(Box::new(RawFile::open(options)?)), None)
             }
             Format::Qcow2 => open_qcow2(spec, chain)?,

@@ -84,7 +84,7 @@ pub fn reattach(path: &Path, parent: Option<&Parent>) -> Result<()> {
 ///
 /// # Errors
 /// The image has no backing image, or not the one that it was made over; one of them is in use, or the medium failed.
-pub fn commit(path: &Path, cache: Cache, work: Work<'_>) -> Result<Copied> {
+pub fn commit(path: &Path, cache: Option<Cache>, work: Work<'_>) -> Result<Copied> {
     let spec = ImageSpec::new(path, Format::Selfie).read_only().backing(BackingPolicy::Leave);
     let child = Image::open(&ImageSpec { exclusive: true, cache, ..spec })?;
     let Some(recorded) = child.recorded_backing().cloned() else {

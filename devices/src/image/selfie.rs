@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Format;
 use super::chain::{Chain, Closed};
 use super::open::{BackingPolicy, Image, ImageSpec};
-use crate::block::{BlockDevice, Error, ErrorKind, FileOptions, FileStorage, Operation, Result};
+use crate::block::{BlockDevice, Cache, Error, ErrorKind, FileOptions, FileStorage, Operation, Result};
 use crate::selfie::{
     Backing, BackingFormat, Extent, ExtentKind, Identity, OpenOptions, Selfie, Superblock, superblock,
 };
@@ -65,7 +65,8 @@ impl SelfieDisk {
 
 pub(super) fn file_options(spec: &ImageSpec) -> FileOptions {
     let read_only = spec.read_only && !spec.exclusive;
-    FileOptions { read_only, cache: spec.cache, ..FileOptions::new(&spec.path) }
+    let cache = spec.cache.unwrap_or(Cache::Direct);
+    FileOptions { read_only, cache, ..FileOptions::new(&spec.path) }
 }
 
 type Below = (Option<Arc<dyn BlockDevice>>, Option<Arc<Image>>);

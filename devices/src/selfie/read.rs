@@ -1,6 +1,11 @@
-//! Reading the disk.
+//! Reading the disk: first where everything comes from, then all of it at once.
+//!
+//! ```text
+//!   clusters ──▶ Plan ─┬─▶ zeros, backing image
+//!                      └─▶ Storage: many pieces under way ──▶ the lead blocks of each that is there are expanded
+//! ```
 
-use std::sync::RwLockReadGuard;
+use std::ops::Range;
 
 use super::Core;
 use super::format::{BLOCK, BLOCKS, Blocks, CLUSTER, Entry, Kind, Virtual};
@@ -8,82 +13,131 @@ use super::locks::LOCKS;
 use super::write::pieces;
 use crate::block::Result;
 
-/// Clusters that are read at once where they lie one behind the other. Fewer than there are locks.
-const RUN: usize = 16;
+/// Clusters that are read at once. Fewer than there are locks.
+const RUN: usize = 64;
 
-/// A cluster that stays where it is.
-struct Held<'a> {
+/// The longest piece that is read at once: short enough that there is another one to wait for while it is expanded, long
+/// enough that a disk does not mind.
+const PIECE: usize = 4 * CLUSTER;
+
+/// Where what is read lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// In the image, from this offset on.
+    Image(u64),
+    /// In the backing image, from this offset on.
+    Below(u64),
+    /// Nowhere.
+    Zeros,
+}
+
+impl Source {
+    /// What lies `length` bytes further.
+    fn behind(self, length: usize) -> Self {
+        match self {
+            Self::Image(offset) => Self::Image(offset.saturating_add(length as u64)),
+            Self::Below(offset) => Self::Below(offset.saturating_add(length as u64)),
+            Self::Zeros => Self::Zeros,
+        }
+    }
+}
+
+/// Blocks that lie one behind the other, in the buffer too.
+#[derive(Debug)]
+struct Segment {
+    source: Source,
+    length: usize,
+    /// Which of the plan's lead blocks are among them.
+    leads: Range<usize>,
+}
+
+/// A block to expand.
+#[derive(Debug)]
+struct ToExpand {
+    /// Where in its segment it begins.
+    at: usize,
     of: Virtual,
     entry: Entry,
-    _stays: RwLockReadGuard<'a, ()>,
+}
+
+/// Where a buffer's content comes from, from its beginning to its end.
+#[derive(Debug, Default)]
+struct Plan {
+    segments: Vec<Segment>,
+    leads: Vec<ToExpand>,
+}
+
+impl Plan {
+    /// Adds `count` blocks of a cluster, from block `first` on.
+    fn add(&mut self, of: Virtual, entry: &Entry, first: usize, count: usize) {
+        for block in first..first + count {
+            let state = if entry.is_mapped() { entry.blocks.get(block) } else { absent(entry) };
+            let source = match state {
+                Blocks::HERE | Blocks::FRESH => Source::Image(entry.offset(block)),
+                Blocks::ABSENT => Source::Below(of.offset() + (block * BLOCK) as u64),
+                _ => Source::Zeros,
+            };
+            let at = self.add_block(source);
+            if entry.is_lead(block) && matches!(source, Source::Image(_)) {
+                self.leads.push(ToExpand { at, of, entry: *entry });
+                if let Some(segment) = self.segments.last_mut() {
+                    segment.leads.end = self.leads.len();
+                }
+            }
+        }
+    }
+
+    /// Adds a block and tells where in its segment it is.
+    fn add_block(&mut self, source: Source) -> usize {
+        if let Some(last) = self.segments.last_mut()
+            && last.source.behind(last.length) == source
+            && (last.length < PIECE || !matches!(source, Source::Image(_)))
+        {
+            last.length += BLOCK;
+            return last.length - BLOCK;
+        }
+        let leads = self.leads.len()..self.leads.len();
+        self.segments.push(Segment { source, length: BLOCK, leads });
+        0
+    }
 }
 
 impl Core {
-    fn held(&self, of: Virtual) -> Held<'_> {
-        let stays = self.locks.shared(of);
-        Held { of, entry: self.map.get(of), _stays: stays }
-    }
-
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let mut rest = buffer;
         let mut pieces = pieces(offset, rest.len() as u64).peekable();
         while let Some((of, at, length)) = pieces.next() {
-            let held = self.held(of);
-            if at == 0 && length == CLUSTER && self.is_straight(&held.entry) {
-                let mut run = vec![held];
-                while let Some(next) =
-                    pieces.peek().and_then(|&(of, _, length)| self.follows(&run, of, length))
-                {
-                    run.push(next);
-                    pieces.next();
-                }
-                let (whole, later) = rest.split_at_mut(run.len() * CLUSTER);
+            // It stays where it is, as do all that are read with it.
+            let mut held = vec![self.locks.shared(of)];
+            let entry = self.map.get(of);
+            if !at.is_multiple_of(BLOCK) || !length.is_multiple_of(BLOCK) {
+                let (piece, later) = rest.split_at_mut(length);
                 rest = later;
-                self.read_run(&run, whole)?;
+                self.read_part(of, &entry, at, piece)?;
                 continue;
             }
-            let (piece, later) = rest.split_at_mut(length);
-            rest = later;
-            self.read_cluster(of, &held.entry, at, piece)?;
-        }
-        Ok(())
-    }
-
-    /// Whether a cluster lies in the image as it is on the disk, except for its lead block.
-    fn is_straight(&self, entry: &Entry) -> bool {
-        let own = |block| matches!(entry.blocks.get(block), Blocks::HERE | Blocks::FRESH);
-        entry.is_mapped() && entry.rotation == 0 && (0..BLOCKS).all(own)
-    }
-
-    /// The cluster `of`, if all of it is to be read and it lies right behind a run.
-    fn follows<'a>(&'a self, run: &[Held<'a>], of: Virtual, length: usize) -> Option<Held<'a>> {
-        let last = run.last()?;
-        // Locks are taken in their order, in which there is a seam.
-        if length != CLUSTER || run.len() >= RUN || of.0.is_multiple_of(LOCKS) {
-            return None;
-        }
-        let next = self.held(of);
-        let behind = next.entry.cluster.0 == last.entry.cluster.0.checked_add(1)?;
-        (behind && self.is_straight(&next.entry)).then_some(next)
-    }
-
-    fn read_run(&self, run: &[Held<'_>], buffer: &mut [u8]) -> Result<()> {
-        let Some(first) = run.first() else { return Ok(()) };
-        self.counters.read(buffer.len());
-        self.storage.read(first.entry.cluster.offset(), buffer)?;
-        for (held, cluster) in run.iter().zip(buffer.chunks_exact_mut(CLUSTER)) {
-            if held.entry.kind == Kind::Embedded {
-                self.unpack(held.of, &held.entry, &mut cluster[..BLOCK])?;
+            let mut plan = Plan::default();
+            plan.add(of, &entry, at / BLOCK, length / BLOCK);
+            let mut total = length;
+            while held.len() < RUN
+                && let Some((of, _, length)) = pieces.next_if(|&(of, _, length)| {
+                    // Locks are taken in their order, in which there is a seam.
+                    length.is_multiple_of(BLOCK) && !of.0.is_multiple_of(LOCKS)
+                })
+            {
+                held.push(self.locks.shared(of));
+                plan.add(of, &self.map.get(of), 0, length / BLOCK);
+                total += length;
             }
+            let (now, later) = rest.split_at_mut(total);
+            rest = later;
+            self.fetch(&plan, now)?;
         }
         Ok(())
     }
 
-    /// Reads a part of a cluster.
-    fn read_cluster(&self, of: Virtual, entry: &Entry, at: usize, buffer: &mut [u8]) -> Result<()> {
-        if at.is_multiple_of(BLOCK) && buffer.len().is_multiple_of(BLOCK) {
-            return self.read_blocks(of, entry, at / BLOCK, buffer);
-        }
+    /// Reads what begins or ends inside a block.
+    fn read_part(&self, of: Virtual, entry: &Entry, at: usize, buffer: &mut [u8]) -> Result<()> {
         let (first, end) = (at / BLOCK, (at + buffer.len()).div_ceil(BLOCK));
         let mut whole = vec![0; (end - first) * BLOCK];
         self.read_blocks(of, entry, first, &mut whole)?;
@@ -100,35 +154,33 @@ impl Core {
         first: usize,
         buffer: &mut [u8],
     ) -> Result<()> {
-        let end = first + buffer.len() / BLOCK;
-        let state = |block| if entry.is_mapped() { entry.blocks.get(block) } else { absent(entry) };
-        let source = |block| match state(block) {
-            Blocks::FRESH => Blocks::HERE,
-            other => other,
-        };
-        let mut block = first;
+        let mut plan = Plan::default();
+        plan.add(of, entry, first, buffer.len() / BLOCK);
+        self.fetch(&plan, buffer)
+    }
+
+    /// Does what a plan for `buffer` says.
+    fn fetch(&self, plan: &Plan, buffer: &mut [u8]) -> Result<()> {
         let mut rest = buffer;
-        while block < end {
-            let from = source(block);
-            let together =
-                |next: usize| source(next) == from && !(from == Blocks::HERE && entry.is_lead(next));
-            let until = (block + 1..end).find(|&next| !together(next)).unwrap_or(end);
-            let (run, later) = rest.split_at_mut((until - block) * BLOCK);
+        let (mut requests, mut segments) = (Vec::new(), Vec::new());
+        for segment in &plan.segments {
+            let (bytes, later) = rest.split_at_mut(segment.length);
             rest = later;
-            match from {
-                Blocks::HERE => {
-                    self.counters.read(run.len());
-                    self.storage.read(entry.offset(block), run)?;
-                    if entry.is_lead(block) {
-                        self.unpack(of, entry, &mut run[..BLOCK])?;
-                    }
+            match segment.source {
+                Source::Zeros => bytes.fill(0),
+                Source::Below(offset) => self.read_below(offset, bytes)?,
+                Source::Image(offset) => {
+                    self.counters.read(bytes.len());
+                    requests.push((offset, bytes));
+                    segments.push(segment);
                 }
-                Blocks::ABSENT => self.read_below(of.offset() + (block * BLOCK) as u64, run)?,
-                _ => run.fill(0),
             }
-            block = until;
         }
-        Ok(())
+        self.storage.read_each(&mut requests, &mut |number, bytes| {
+            plan.leads[segments[number].leads.clone()]
+                .iter()
+                .try_for_each(|lead| self.unpack(lead.of, &lead.entry, &mut bytes[lead.at..lead.at + BLOCK]))
+        })
     }
 
     /// What the backing image has there; zeros beyond its end, or without one.

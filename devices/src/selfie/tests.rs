@@ -217,4 +217,5 @@ proptest! {
 }
 
 mod hostile;
+mod reads;
 mod space;

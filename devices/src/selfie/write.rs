@@ -15,11 +15,11 @@
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
-use super::Core;
 use super::format::{
     BLOCK, BLOCKS, Blocks, CLUSTER, Cluster, Entry, HEADER, Kind, Lead, Virtual, ZoneKind, compress, expand,
     is_zero,
 };
+use super::{Core, create, lock};
 use crate::block::{Error, ErrorKind, Operation, Result};
 
 /// Whole blocks that are to be written, and where in their cluster they begin.
@@ -319,26 +319,44 @@ impl Core {
 
     /// The header of an embedded cluster.
     fn lead(&self, entry: &Entry, block: &[u8]) -> Result<Lead> {
-        let corrupt = |why| Error::new(ErrorKind::Corrupt, Operation::Read).because(why);
-        let (epoch, _) = self.zones.state(entry.cluster).ok_or_else(|| corrupt("no such zone"))?;
+        let (epoch, _) = self.zones.state(entry.cluster).ok_or_else(|| self.distrust("no such zone"))?;
         let lead = Lead::decode(block, entry.cluster, epoch, &self.secret);
-        lead.ok_or_else(|| corrupt("a lead block has no header"))
+        lead.ok_or_else(|| self.distrust("a lead block has no header"))
     }
 
     /// The compressed content of an embedded cluster's lead block.
     fn payload<'a>(&self, of: Virtual, entry: &Entry, block: &'a [u8]) -> Result<&'a [u8]> {
-        let corrupt = |why| Error::new(ErrorKind::Corrupt, Operation::Read).because(why);
         let lead = self.lead(entry, block)?;
         if lead.of != of {
-            return Err(corrupt("a lead block is another cluster's"));
+            return Err(self.distrust("a lead block is another cluster's"));
         }
+        let corrupt = |why| Error::new(ErrorKind::Corrupt, Operation::Read).because(why);
         lead.payload(block).ok_or_else(|| corrupt("a lead block's checksum is wrong"))
+    }
+
+    /// The image contradicts its own tables, and is marked: what it holds elsewhere is read and written as before, but it
+    /// is not opened for writing again until somebody has looked. Gives the error.
+    #[cold]
+    fn distrust(&self, why: &str) -> Error {
+        if !self.options.read_only {
+            let mut superblock = lock(&self.superblock);
+            if !superblock.flags.corrupt {
+                superblock.flags.corrupt = true;
+                if let Err(error) = create::write_superblock(&*self.storage, &mut superblock) {
+                    tracing::warn!(%error, "the image could not be marked as corrupt");
+                }
+            }
+        }
+        Error::new(ErrorKind::Corrupt, Operation::Read).because(why)
     }
 
     /// Expands a lead block in its place.
     pub(super) fn unpack(&self, of: Virtual, entry: &Entry, block: &mut [u8]) -> Result<()> {
-        let payload = self.payload(of, entry, block)?.to_vec();
-        if expand(&payload, block) {
+        let mut copy = [0; BLOCK];
+        let payload = self.payload(of, entry, block)?;
+        let copy = &mut copy[..payload.len()];
+        copy.copy_from_slice(payload);
+        if expand(copy, block) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Corrupt, Operation::Read).because("a lead block does not expand"))

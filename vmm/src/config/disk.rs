@@ -64,8 +64,8 @@ impl DiskSpec {
                     spec.image.read_only = on(&value).ok_or_else(|| wrong("readonly", "write on or off"))?;
                 }
                 "cache" => match value.as_str() {
-                    "direct" => spec.image.cache = Cache::Direct,
-                    "buffered" => spec.image.cache = Cache::Buffered,
+                    "direct" => spec.image.cache = Some(Cache::Direct),
+                    "buffered" => spec.image.cache = Some(Cache::Buffered),
                     _ => return Err(wrong("cache", "write direct or buffered")),
                 },
                 "backing" => {
@@ -130,7 +130,7 @@ mod tests {
             "path=/tmp/a,,b.img,format=selfie,readonly=on,cache=buffered,backing=on,serial=root,queues=4";
         let image = ImageSpec {
             read_only: true,
-            cache: Cache::Buffered,
+            cache: Some(Cache::Buffered),
             backing: BackingPolicy::Open,
             ..ImageSpec::new("/tmp/a,b.img", Format::Selfie)
         };

@@ -41,7 +41,7 @@ impl Source {
             spec.backing = BackingPolicy::Open;
         }
         if self.buffered {
-            spec.cache = Cache::Buffered;
+            spec.cache = Some(Cache::Buffered);
         }
         Ok(spec)
     }

@@ -34,7 +34,7 @@ impl Commit {
     pub(crate) fn run(&self, output: Output, stop: &AtomicBool) -> Result<Outcome> {
         let spec = ImageSpec::new(&self.file, Format::Selfie).read_only().backing(BackingPolicy::Leave);
         let size = Image::open(&spec)?.geometry().size;
-        let cache = if self.buffered { Cache::Buffered } else { Cache::Direct };
+        let cache = self.buffered.then_some(Cache::Buffered);
         let copied = self.working.run("committing", size, stop, |work| commit(&self.file, cache, work))?;
         let result = json!({ "filename": self.file, "data-bytes": copied.data, "zero-bytes": copied.zeroes });
         output.print(&result, || {

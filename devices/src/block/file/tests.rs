@@ -128,12 +128,12 @@ fn many_reads_are_the_reads_whichever_way_they_go() {
     let file = file(&content);
     for cache in [Cache::Direct, Cache::Buffered] {
         let with_ring = storage(file.path(), cache);
-        assert_eq!(with_ring.ring().is_some(), io_uring::IoUring::new(4).is_ok());
+        assert_eq!(with_ring.rings.take().is_some(), io_uring::IoUring::new(4).is_ok());
         drop(with_ring);
         for use_ring in [true, false] {
             let storage = storage(file.path(), cache);
             if !use_ring {
-                storage.ring.set(None).unwrap();
+                storage.rings.refuse();
             }
             for _ in 0..2 {
                 let mut buffers: Vec<_> =
@@ -150,13 +150,98 @@ fn many_reads_are_the_reads_whichever_way_they_go() {
     }
 }
 
+/// Calls `each` with a storage that has io_uring, if the kernel has, and one that does without.
+fn both_ways(path: &Path, each: impl Fn(&FileStorage)) {
+    for use_ring in [true, false] {
+        let storage = storage(path, Cache::Direct);
+        if !use_ring {
+            storage.rings.refuse();
+        }
+        each(&storage);
+    }
+}
+
+#[test]
+fn what_arrives_is_told_once_and_can_be_changed() {
+    let size = 4 * 1024 * 1024;
+    let content = pattern(9, size);
+    let file = file(&content);
+    both_ways(file.path(), |storage| {
+        // Aligned memory and other, both longer and shorter than what a ring has.
+        for shift in [0, 1] {
+            let places = scattered(size);
+            let mut memory = vec![0; places.iter().map(|(_, length)| length).sum::<usize>() + 4097];
+            let start = memory.as_ptr().align_offset(4096) + shift;
+            let mut rest = &mut memory[start..];
+            let mut requests = Vec::new();
+            for &(at, length) in &places {
+                let (buffer, later) = std::mem::take(&mut rest).split_at_mut(length);
+                rest = later;
+                requests.push((to_u64(at), buffer));
+            }
+            let mut seen = vec![0; places.len()];
+            let arrived = &mut |number: usize, buffer: &mut [u8]| {
+                seen[number] += 1;
+                let (at, length) = places[number];
+                assert!(*buffer == content[at..at + length], "{number}");
+                buffer[0] ^= 0xff;
+                Ok(())
+            };
+            storage.read_each(&mut requests, arrived).unwrap();
+            assert!(seen.iter().all(|&times| times == 1));
+            assert!(requests.iter().zip(&places).all(|((_, buffer), (at, _))| buffer[0] == !content[*at]));
+        }
+    });
+}
+
+#[test]
+fn an_error_or_panic_of_who_waits_for_arrivals_is_his_alone() {
+    let content = pattern(4, 32 * 4096);
+    let file = file(&content);
+    both_ways(file.path(), |storage| {
+        let mut memory = vec![0; content.len()];
+        let mut requests: Vec<_> = (0..).step_by(4096).zip(memory.chunks_mut(4096)).collect();
+        let mut calls = 0;
+        let error = storage.read_each(&mut requests, &mut |_, _| {
+            calls += 1;
+            if calls < 3 { Ok(()) } else { Err(Error::new(ErrorKind::Corrupt, Operation::Read)) }
+        });
+        assert_eq!((error.unwrap_err().kind(), calls), (ErrorKind::Corrupt, 3));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            storage.read_each(&mut requests, &mut |_, _| panic!("on purpose"))
+        }));
+        assert!(panicked.is_err());
+        storage.read_many(&mut requests).unwrap();
+        assert!(memory == content);
+    });
+}
+
+#[test]
+fn more_readers_than_rings_read_what_is_there() {
+    let content = pattern(5, 1024 * 1024);
+    let file = file(&content);
+    let storage = storage(file.path(), Cache::Direct);
+    thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    let mut memory = vec![0; content.len()];
+                    let mut requests: Vec<_> = (0..).step_by(65536).zip(memory.chunks_mut(65536)).collect();
+                    storage.read_many(&mut requests).unwrap();
+                    assert!(memory == content);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn a_failure_among_many_reads_is_named_and_the_next_ones_work() {
     let file = file(&pattern(3, 128 * 1024));
     for use_ring in [true, false] {
         let storage = storage(file.path(), Cache::Direct);
         if !use_ring {
-            storage.ring.set(None).unwrap();
+            storage.rings.refuse();
         }
         // The storage still believes in 128 KiB.
         file.as_file().set_len(64 * 1024).unwrap();

@@ -1,7 +1,7 @@
 //! Images that somebody made who means no good, or that a medium has spoilt: an error or a disk, never a panic.
 
 use super::*;
-use crate::selfie::format::Layout;
+use crate::selfie::format::{Layout, Virtual};
 
 /// An image with something of everything in it: embedded and plain clusters, summaries, tombstones; not closed.
 fn image() -> SimulatedDisk {
@@ -55,6 +55,37 @@ fn use_it(disk: SimulatedDisk) {
             Err(error) => assert!(!tolerant && !report.is_clean(), "{error}"),
         }
     }
+}
+
+/// One header is spoilt: its cluster gives an error, all others go on, and the image is not written again.
+#[test]
+fn an_image_that_contradicts_itself_is_marked() {
+    let setup = Setup::new(false, options());
+    let image = setup.open();
+    for cluster in 0..4 {
+        image.write(cluster * 65536, &bytes(Content::Text(7), 4096), &[]).unwrap();
+    }
+    let place = image.core.map.get(Virtual(2)).offset(0);
+    image.close().unwrap();
+    assert!(check(&*setup.disk).unwrap().is_clean());
+    setup.disk.write(place, &[0xff; 512]).unwrap();
+
+    let image = setup.open();
+    let mut content = vec![0; 4096];
+    let error = image.read(2 * 65536, &mut content, &[]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    image.write(5 * 65536, &bytes(Content::Text(8), 4096), &[]).unwrap();
+    image.read(65536, &mut content, &[]).unwrap();
+    assert_eq!(content, bytes(Content::Text(7), 4096));
+    image.close().unwrap();
+
+    let report = check(&*setup.disk).unwrap();
+    assert!(report.marked_corrupt && !report.errors.is_empty(), "{report:?}");
+    let open = |options| Selfie::open(Arc::clone(&setup.disk) as Arc<dyn Storage>, options, None);
+    assert_eq!(open(options()).map(drop).unwrap_err().kind(), ErrorKind::Corrupt);
+    let image = open(OpenOptions { read_only: true, ..options() }).unwrap();
+    image.read(5 * 65536, &mut content, &[]).unwrap();
+    assert_eq!(content, bytes(Content::Text(8), 4096));
 }
 
 fn resealed(disk: &SimulatedDisk, change: impl Fn(&mut [u8])) {

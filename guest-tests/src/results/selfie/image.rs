@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Qed,
     /// A raw file of which every byte has been written: the limit of what a format can reach.
     RawWritten,
+    /// The same behind the server that Selfie has: what is left between them is the format's.
+    RawSky,
 }
 
 impl Kind {
@@ -44,12 +46,13 @@ impl Kind {
             Self::Qcow2Lazy => "qcow2_lazy",
             Self::Qed => "qed",
             Self::RawWritten => "raw_written",
+            Self::RawSky => "raw_sky",
         }
     }
 
     /// Bytes of the disk.
     pub(super) fn size(self) -> u64 {
-        if self == Self::RawWritten { RAW_SIZE } else { SIZE }
+        if matches!(self, Self::RawWritten | Self::RawSky) { RAW_SIZE } else { SIZE }
     }
 
     fn format(self) -> &'static str {
@@ -57,7 +60,7 @@ impl Kind {
             Self::Selfie => "selfie",
             Self::Qcow2 | Self::Qcow2Lazy => "qcow2",
             Self::Qed => "qed",
-            Self::RawWritten => "raw",
+            Self::RawWritten | Self::RawSky => "raw",
         }
     }
 
@@ -71,7 +74,7 @@ impl Kind {
                 let mut sky_img = Command::new(sky_img);
                 return command::run(sky_img.args(["create", "-f", "selfie"]).arg(path).arg(size)).map(drop);
             }
-            Self::RawWritten => return write_out(path).map_err(Error::file("write", path)),
+            Self::RawWritten | Self::RawSky => return write_out(path).map_err(Error::file("write", path)),
             Self::Qcow2Lazy => _ = qemu_img.args(["-o", "lazy_refcounts=on"]),
             Self::Qcow2 | Self::Qed => {}
         }
@@ -79,11 +82,12 @@ impl Kind {
     }
 
     fn server(self, path: &Path, socket: &Path) -> Result<Command> {
-        if self == Self::Selfie {
+        if matches!(self, Self::Selfie | Self::RawSky) {
             let [_, plugin] = programs::image_tools()?;
             let mut nbdkit = ensure(Tool::Nbdkit)?;
             nbdkit.args(["--foreground", "--exit-with-parent", "--unix"]).arg(socket);
-            nbdkit.arg(plugin).arg(path).args(["format=selfie", "grace=0"]);
+            nbdkit.arg(plugin).arg(path).arg(format!("format={}", self.format()));
+            nbdkit.args(["cache=direct", "grace=0"]);
             return Ok(nbdkit);
         }
         let mut qemu_nbd = ensure(Tool::QemuNbd)?;

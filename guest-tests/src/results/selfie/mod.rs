@@ -94,6 +94,8 @@ pub(super) const SELFIE: Benchmark = Benchmark {
         at_least("incompressible_vs_qcow2", 1.3),
         at_least("read_vs_raw.seq", 0.95),
         at_least("read_vs_raw.rand", 0.95),
+        at_least("read_vs_raw_sky.seq", 0.95),
+        at_least("read_vs_raw_sky.rand", 0.95),
         // To the second decimal: a zone's summary takes a thousandth of each.
         at_most("engine.writes_per_alloc_4k", "", 1.005),
         at_most("engine.flushes_per_alloc_4k", "", 1.005),

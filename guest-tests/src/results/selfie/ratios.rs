@@ -69,7 +69,8 @@ pub(super) fn incompressible() -> Result<Figures> {
     Ok(Figures::from([("incompressible_vs_qcow2".into(), ratio)]))
 }
 
-/// Reads of a disk that was written from beginning to end.
+/// Reads of a disk that was written from beginning to end, against a raw one behind the server that its users have, and
+/// behind ours.
 pub(super) fn reads() -> Result<Figures> {
     let write = Load {
         pattern: "write",
@@ -81,7 +82,7 @@ pub(super) fn reads() -> Result<Figures> {
         compressible_percent: 50,
         span: Some(RAW_SIZE),
     };
-    let kinds = [Kind::Selfie, Kind::RawWritten];
+    let kinds = [Kind::Selfie, Kind::RawWritten, Kind::RawSky];
     let served = kinds.iter().map(|&kind| Served::new(kind)).collect::<Result<Vec<_>>>()?;
     served.iter().try_for_each(|served| write.run(served).map(drop))?;
     let mut figures = Figures::new();
@@ -91,18 +92,17 @@ pub(super) fn reads() -> Result<Figures> {
         let load = Load { pattern, block, align: block, requests, ..write };
         let mut found = Vec::new();
         for round in 0..ROUNDS {
-            let mut order: Vec<_> = served.iter().collect();
-            if round % 2 == 1 {
-                order.reverse();
+            let mut results = vec![None; served.len()];
+            for step in 0..served.len() {
+                let at = (round + step) % served.len();
+                results[at] = Some(load.run(&served[at])?);
             }
-            let mut results = order.iter().map(|served| load.run(served)).collect::<Result<Vec<_>>>()?;
-            if round % 2 == 1 {
-                results.reverse();
-            }
-            found.push(results);
+            found.push(results.into_iter().flatten().collect());
         }
-        let ratio = median(&found, |round| Some(round.first()?.iops / round.get(1)?.iops));
-        figures.insert(format!("read_vs_raw.{key}"), ratio);
+        for (at, name) in [(1, "read_vs_raw"), (2, "read_vs_raw_sky")] {
+            let ratio = median(&found, |round| Some(round.first()?.iops / round.get(at)?.iops));
+            figures.insert(format!("{name}.{key}"), ratio);
+        }
     }
     Ok(figures)
 }

@@ -91,11 +91,13 @@ fn arguments(serve: &Serve, spec: &ImageSpec, address: &NbdAddress, plugin: OsSt
     arguments.push(format!("format={}", spec.format).into());
     arguments.push(format!("readonly={}", spec.read_only).into());
     arguments.push(format!("backing={}", spec.backing == BackingPolicy::Open).into());
-    let cache = match spec.cache {
-        Cache::Direct => "direct",
-        Cache::Buffered => "buffered",
-    };
-    arguments.push(format!("cache={cache}").into());
+    if let Some(cache) = spec.cache {
+        let name = match cache {
+            Cache::Direct => "direct",
+            Cache::Buffered => "buffered",
+        };
+        arguments.push(format!("cache={name}").into());
+    }
     arguments.push(format!("grace={}", serve.grace).into());
     arguments.extend(BLOCK_SIZES.map(Into::into));
     if let Some(export) = &serve.export {
