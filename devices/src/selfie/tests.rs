@@ -216,5 +216,6 @@ proptest! {
     }
 }
 
+mod collect;
 mod hostile;
 mod space;
