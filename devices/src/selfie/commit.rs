@@ -28,9 +28,7 @@ impl Core {
         // Whoever was given one of these clusters has filled it, and nobody changes a header of theirs any more.
         self.locks.settle();
         let done = self.write_summaries(&batches);
-        if done.is_err() {
-            batches.iter().for_each(|batch| self.zones.give_up(batch));
-        }
+        batches.iter().for_each(|batch| self.zones.let_go(batch));
         done
     }
 
@@ -49,16 +47,18 @@ impl Core {
         }
         self.sync()?;
         self.counters.summaries.fetch_add(batches.len() as u64, Ordering::Relaxed);
-        batches.iter().try_for_each(|batch| {
-            self.zones.committed(batch)?;
-            self.settle(batch);
-            Ok(())
-        })
+        batches.iter().try_for_each(|batch| self.zones.committed(batch))?;
+        if self.has_backing() {
+            // Until its zone's entry is durable a header counts, and no block that it calls fresh may become zeros.
+            self.sync()?;
+            batches.iter().for_each(|batch| self.settle(batch));
+        }
+        Ok(())
     }
 
     /// What a summary speaks of is durable: no block of it is fresh any more.
     fn settle(&self, batch: &Batch) {
-        for of in batch.owners.iter().flatten().filter(|_| self.has_backing()) {
+        for of in batch.owners.iter().flatten() {
             let _alone = self.locks.exclusive(*of);
             let entry = self.map.get(*of);
             if entry.blocks != entry.blocks.settled() && self.zones.is_committed(entry.cluster) {

@@ -216,6 +216,7 @@ proptest! {
     }
 }
 
+mod collect;
 mod hostile;
 mod reads;
 mod space;

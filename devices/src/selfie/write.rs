@@ -211,19 +211,27 @@ impl Core {
                 Blocks::ZERO if zero => Blocks::ZERO,
                 _ => Blocks::HERE,
             };
-            first_say_so |= !frozen && now == Blocks::FRESH && then == Blocks::HERE && block != lead;
+            first_say_so |= now == Blocks::FRESH && then == Blocks::HERE && block != lead;
             blocks = blocks.with(block, then);
         }
         let changed = Entry { blocks, ..*entry };
-        if blocks != entry.blocks && !frozen && (first_say_so || payload.is_none()) {
-            self.write_header(of, &changed)?;
-            if first_say_so {
+        if first_say_so {
+            let fresh = piece.blocks().filter(|&block| entry.blocks.get(block) == Blocks::FRESH);
+            let settled = fresh.fold(entry.blocks, |blocks, block| blocks.with(block, Blocks::HERE));
+            let settled = Entry { blocks: settled, ..*entry };
+            if frozen {
+                // Its summary, which calls nothing fresh, may not be what counts yet.
+                let sequence = self.next_sequence();
+                self.map.update(of, &Entry { sequence, tabled: true, ..settled }, true);
+                self.make_durable()?;
+            } else {
+                self.write_header(of, &changed)?;
                 self.sync()?;
                 // Whatever becomes of the data: no header may call these fresh again.
-                let fresh = piece.blocks().filter(|&block| entry.blocks.get(block) == Blocks::FRESH);
-                let settled = fresh.fold(entry.blocks, |blocks, block| blocks.with(block, Blocks::HERE));
-                self.map.set(of, &Entry { blocks: settled, ..*entry });
+                self.map.set(of, &settled);
             }
+        } else if blocks != entry.blocks && !frozen && payload.is_none() {
+            self.write_header(of, &changed)?;
         }
         // A header that does not change any more says what it said.
         let said = if !frozen {

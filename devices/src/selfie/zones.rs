@@ -443,7 +443,7 @@ impl Zones {
     }
 
     /// Freezes what a summary could speak of, of full zones or of all. Their zones stay until each batch is
-    /// [committed](Self::committed) or [given up](Self::give_up).
+    /// [let go](Self::let_go).
     pub(super) fn freeze(&self, all: bool) -> Vec<Batch> {
         let mut inner = self.lock();
         let mut numbers = inner.full.clone();
@@ -463,24 +463,33 @@ impl Zones {
         batches
     }
 
-    /// A zone's summary is durable.
+    /// A zone's summary is durable, and its entry is to say so.
+    ///
+    /// # Errors
+    /// The entry could not be written: the headers count as before, and the zone waits for another summary.
     pub(super) fn committed(&self, batch: &Batch) -> Result<()> {
-        {
-            let mut inner = self.lock();
-            let Inner { zones, full, .. } = &mut *inner;
-            let Some(zone) = zones.get_mut(batch.zone as usize) else { return Ok(()) };
-            zone.entry.committed = batch.end;
-            if batch.end >= SLOTS {
-                full.retain(|&number| number != batch.zone);
-                zone.owners = Vec::new();
-            }
+        self.set_committed(batch.zone, batch.end);
+        if let Err(error) = self.write_entry(batch.zone) {
+            self.set_committed(batch.zone, batch.entry.committed);
+            return Err(error);
         }
-        self.unpin(batch.zone);
-        self.write_entry(batch.zone)
+        let mut inner = self.lock();
+        let Inner { zones, full, .. } = &mut *inner;
+        if let Some(zone) = zones.get_mut(batch.zone as usize).filter(|_| batch.end >= SLOTS) {
+            full.retain(|&number| number != batch.zone);
+            zone.owners = Vec::new();
+        }
+        Ok(())
     }
 
-    /// A zone's summary was not written.
-    pub(super) fn give_up(&self, batch: &Batch) {
+    fn set_committed(&self, number: u32, end: u16) {
+        if let Some(zone) = self.lock().zones.get_mut(number as usize) {
+            zone.entry.committed = end;
+        }
+    }
+
+    /// Nobody works with a zone's summary any more.
+    pub(super) fn let_go(&self, batch: &Batch) {
         self.unpin(batch.zone);
     }
 
