@@ -18,7 +18,7 @@ const RUN: usize = 64;
 
 /// The longest piece that is read at once: short enough that there is another one to wait for while it is expanded, long
 /// enough that a disk does not mind.
-const PIECE: usize = 4 * CLUSTER;
+const PIECE: usize = 8 * CLUSTER;
 
 /// Where what is read lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,16 @@ enum Source {
 }
 
 impl Source {
+    /// Where block `block` of a cluster lies.
+    fn of(of: Virtual, entry: &Entry, block: usize) -> Self {
+        let state = if entry.is_mapped() { entry.blocks.get(block) } else { absent(entry) };
+        match state {
+            Blocks::HERE | Blocks::FRESH => Self::Image(entry.offset(block)),
+            Blocks::ABSENT => Self::Below(of.offset() + (block * BLOCK) as u64),
+            _ => Self::Zeros,
+        }
+    }
+
     /// What lies `length` bytes further.
     fn behind(self, length: usize) -> Self {
         match self {
@@ -71,12 +81,7 @@ impl Plan {
     /// Adds `count` blocks of a cluster, from block `first` on.
     fn add(&mut self, of: Virtual, entry: &Entry, first: usize, count: usize) {
         for block in first..first + count {
-            let state = if entry.is_mapped() { entry.blocks.get(block) } else { absent(entry) };
-            let source = match state {
-                Blocks::HERE | Blocks::FRESH => Source::Image(entry.offset(block)),
-                Blocks::ABSENT => Source::Below(of.offset() + (block * BLOCK) as u64),
-                _ => Source::Zeros,
-            };
+            let source = Source::of(of, entry, block);
             let at = self.add_block(source);
             if entry.is_lead(block) && matches!(source, Source::Image(_)) {
                 self.leads.push(ToExpand { at, of, entry: *entry });
@@ -108,8 +113,14 @@ impl Core {
         let mut pieces = pieces(offset, rest.len() as u64).peekable();
         while let Some((of, at, length)) = pieces.next() {
             // It stays where it is, as do all that are read with it.
-            let mut held = vec![self.locks.shared(of)];
+            let stays = self.locks.shared(of);
             let entry = self.map.get(of);
+            if length == BLOCK && at.is_multiple_of(BLOCK) {
+                let (block, later) = rest.split_at_mut(BLOCK);
+                rest = later;
+                self.read_block(of, &entry, at / BLOCK, block)?;
+                continue;
+            }
             if !at.is_multiple_of(BLOCK) || !length.is_multiple_of(BLOCK) {
                 let (piece, later) = rest.split_at_mut(length);
                 rest = later;
@@ -118,7 +129,7 @@ impl Core {
             }
             let mut plan = Plan::default();
             plan.add(of, &entry, at / BLOCK, length / BLOCK);
-            let mut total = length;
+            let (mut held, mut total) = (vec![stays], length);
             while held.len() < RUN
                 && let Some((of, _, length)) = pieces.next_if(|&(of, _, length)| {
                     // Locks are taken in their order, in which there is a seam.
@@ -132,6 +143,22 @@ impl Core {
             let (now, later) = rest.split_at_mut(total);
             rest = later;
             self.fetch(&plan, now)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one block, as most random reads do: there is nothing to plan.
+    fn read_block(&self, of: Virtual, entry: &Entry, block: usize, buffer: &mut [u8]) -> Result<()> {
+        match Source::of(of, entry, block) {
+            Source::Zeros => buffer.fill(0),
+            Source::Below(offset) => self.read_below(offset, buffer)?,
+            Source::Image(offset) => {
+                self.counters.read(buffer.len());
+                self.storage.read(offset, buffer)?;
+                if entry.is_lead(block) {
+                    self.unpack(of, entry, buffer)?;
+                }
+            }
         }
         Ok(())
     }

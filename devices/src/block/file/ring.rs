@@ -21,7 +21,7 @@ use crate::block::range::to_u64;
 const DEPTH: usize = 32;
 
 /// The longest request that is read into the ring's own memory.
-const SLOT: usize = 256 * 1024;
+const SLOT: usize = 512 * 1024;
 
 /// Rings of one file. When all are in use, others read without.
 const RINGS: usize = 16;

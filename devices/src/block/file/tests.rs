@@ -111,11 +111,11 @@ fn what_is_not_aligned_or_beyond_the_end_is_refused() {
 
 /// Requests of several lengths all over the file, in no order, as (offset, length).
 fn scattered(size: usize) -> Vec<(usize, usize)> {
-    let lengths = [4096, 8192, 512 * 1024, 4096, 128 * 1024, 132 * 1024];
+    let lengths = [4096, 8192, 768 * 1024, 4096, 128 * 1024, 132 * 1024];
     let mut place = 0;
     (0..200)
         .map(|index| {
-            place = (place + 7919 * 4096) % (size - 512 * 1024);
+            place = (place + 7919 * 4096) % (size - 768 * 1024);
             (place, lengths[index % lengths.len()])
         })
         .collect()

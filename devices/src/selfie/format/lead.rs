@@ -5,7 +5,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
 
-use super::{BLOCK, Blocks, Cluster, Virtual, get_u16, get_u32, get_u48, put_u48};
+use super::{BLOCK, Blocks, Cluster, Virtual, get_u16, get_u32, get_u48, lz4, put_u48};
 
 /// Bytes of the header.
 pub(in crate::selfie) const HEADER: usize = 32;
@@ -101,65 +101,21 @@ fn mac(fields: &[u8], at: Cluster, epoch: u32, secret: &Secret) -> [u8; 8] {
     hasher.finish().to_le_bytes()
 }
 
-/// How much of a block is compressed, first of all little: what is not is expanded as quickly as memory is copied.
+/// How much of a block is compressed, first of all little.
 const BEGINNINGS: [usize; 3] = [512, 2048, BLOCK];
 
 /// Compresses a block so that it fits behind a header, and no further; empty for zeros, `None` if it does not fit.
+///
+/// What is not compressed is expanded as quickly as memory is copied.
 pub(in crate::selfie) fn compress(block: &[u8]) -> Option<Vec<u8>> {
     if is_zero(block) {
         return Some(Vec::new());
     }
     let mut compressed = vec![0; lz4_flex::block::get_maximum_output_size(block.len())];
     BEGINNINGS.into_iter().find_map(|beginning| {
-        let (first, rest) = block.split_at_checked(beginning)?;
-        let length = lz4_flex::block::compress_into(first, &mut compressed).ok()?;
-        let payload = with_literals(compressed.get(..length)?, rest)?;
-        (payload.len() <= MAX_PAYLOAD).then_some(payload)
+        let length = lz4_flex::block::compress_into(block.get(..beginning)?, &mut compressed).ok()?;
+        lz4::shorten(compressed.get(..length)?, block, MAX_PAYLOAD)
     })
-}
-
-/// The LZ4 block `block` with `more` behind what it expands to, as it is. `None` if it is no LZ4 block.
-///
-/// A sequence is a token, literals, and which earlier bytes follow; the last one has literals only, so more can be added
-/// to them.
-fn with_literals(block: &[u8], more: &[u8]) -> Option<Vec<u8>> {
-    let mut at = 0;
-    loop {
-        let token = *block.get(at)?;
-        let (literals, start) = sequence_length(block, at + 1, token >> 4)?;
-        let end = start.checked_add(literals)?;
-        if end == block.len() {
-            let mut longer = block.get(..at)?.to_vec();
-            put_literals(&mut longer, block.get(start..)?, more);
-            return Some(longer);
-        }
-        // Behind the literals lies an offset of two bytes.
-        (_, at) = sequence_length(block, end.checked_add(2)?, token & 0xf)?;
-    }
-}
-
-/// A length of which a token holds `half` a byte and the bytes from `at` on the rest, and where these end.
-fn sequence_length(block: &[u8], mut at: usize, half: u8) -> Option<(usize, usize)> {
-    let mut length = usize::from(half);
-    let mut last = if half == 15 { 255 } else { 0 };
-    while last == 255 {
-        last = *block.get(at)?;
-        length += usize::from(last);
-        at += 1;
-    }
-    Some((length, at))
-}
-
-/// The last sequence of an LZ4 block.
-fn put_literals(block: &mut Vec<u8>, first: &[u8], second: &[u8]) {
-    let length = first.len() + second.len();
-    block.push(u8::try_from(length.min(15)).unwrap_or(15) << 4);
-    if let Some(more) = length.checked_sub(15) {
-        block.resize(block.len() + more / 255, 255);
-        block.push(u8::try_from(more % 255).unwrap_or(0));
-    }
-    block.extend(first);
-    block.extend(second);
 }
 
 /// The reverse of [`compress`], into a block. Returns false for bytes that it never gave.
@@ -254,40 +210,14 @@ mod tests {
     fn no_more_is_compressed_than_has_to_be() {
         let mut random = crate::block::simulated::Random::new(1);
         let noise: Vec<u8> = (0..BLOCK / 8).flat_map(|_| random.bits().to_le_bytes()).collect();
-        // Equal bytes from `from` on: the later they begin, the more has to be compressed.
-        let lengths: Vec<usize> = [448, 1536, 3072]
-            .map(|from| {
-                let mut content = noise.clone();
-                content[from..from + 512].fill(7);
-                let payload = compress(&content).unwrap();
-                let mut back = vec![0; BLOCK];
-                assert!(expand(&payload, &mut back) && back == content);
-                payload.len()
-            })
-            .to_vec();
-        // 64 of the equal bytes are in the first beginning, all in the others.
-        assert!((3900..=MAX_PAYLOAD).contains(&lengths[0]), "{lengths:?}");
-        assert!(lengths[1..].iter().all(|length| (3500..3700).contains(length)), "{lengths:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn literals_are_added_to_any_block(
-            first in proptest::collection::vec(0..4u8, 0..700),
-            more in proptest::collection::vec(any::<u8>(), 0..700),
-        ) {
-            let mut compressed = vec![0; lz4_flex::block::get_maximum_output_size(first.len())];
-            let length = lz4_flex::block::compress_into(&first, &mut compressed).unwrap();
-            let longer = with_literals(&compressed[..length], &more).unwrap();
-            let mut back = vec![0; first.len() + more.len()];
-            let length = lz4_flex::block::decompress_into(&longer, &mut back).unwrap();
-            prop_assert_eq!(length, back.len());
-            prop_assert_eq!(back, [first, more].concat());
-        }
-
-        #[test]
-        fn any_bytes_are_a_block_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = with_literals(&bytes, &[1, 2, 3]);
+        // Wherever the bytes are that compress, and however many.
+        for (from, length) in [(100, 100), (448, 512), (1536, 512), (3072, 512), (2000, 2096), (0, 4096)] {
+            let mut content = noise.clone();
+            content[from..from + length].fill(7);
+            let payload = compress(&content).unwrap();
+            assert!((MAX_PAYLOAD - 8..=MAX_PAYLOAD).contains(&payload.len()), "{from}: {}", payload.len());
+            let mut back = vec![0; BLOCK];
+            assert!(expand(&payload, &mut back) && back == content, "{from}");
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod entry;
 mod lead;
+mod lz4;
 mod superblock;
 mod zone;
 

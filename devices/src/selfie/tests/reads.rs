@@ -125,6 +125,6 @@ fn what_lies_together_is_read_together_whoever_it_belongs_to() {
     }
     let before = setup.disk.counts().reads;
     assert_eq!(difference(&whole(&image), &model), None);
-    // Sixteen clusters in pieces of four, and the rest is the parent's.
-    assert_eq!(setup.disk.counts().reads - before, 4);
+    // Sixteen clusters in pieces of eight, and the rest is the parent's.
+    assert_eq!(setup.disk.counts().reads - before, 2);
 }

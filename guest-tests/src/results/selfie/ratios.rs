@@ -8,6 +8,8 @@ use crate::results::Figures;
 
 /// Rounds of every comparison.
 const ROUNDS: usize = 5;
+/// And of those of reads, which are short.
+const READ_ROUNDS: usize = 11;
 /// Writes of a round, over all threads.
 const WRITES: u64 = 4000;
 
@@ -91,7 +93,7 @@ pub(super) fn reads() -> Result<Figures> {
     {
         let load = Load { pattern, block, align: block, requests, ..write };
         let mut found = Vec::new();
-        for round in 0..ROUNDS {
+        for round in 0..READ_ROUNDS {
             let mut results = vec![None; served.len()];
             for step in 0..served.len() {
                 let at = (round + step) % served.len();

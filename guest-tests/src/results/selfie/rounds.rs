@@ -1,10 +1,10 @@
 //! Times, each beside what it is compared with: rounds take turns, and the median of all counts.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use sky_devices::block::simulated::Random;
-use sky_devices::block::{self, BlockDevice, FileOptions, FileStorage, Geometry, Storage};
-use sky_devices::io_class::IoTag;
+use sky_devices::block::{BlockDevice, Cache, RawFile, RawOptions};
 use sky_devices::selfie::{OpenOptions, Zeroing};
 
 use super::load::{BLOCK, CLUSTER, Content, Folder, SIZE, content, failed, raw, selfie, write};
@@ -15,6 +15,8 @@ const ROUNDS: usize = 5;
 const PAGE: usize = 4096;
 /// Requests of a round, for each thread.
 const REQUESTS: u64 = 1000;
+/// Bytes that are read of one disk before it is the other one's turn.
+const PART: usize = 64 << 20;
 /// Size of raw images, all of which has to be written first, and of disks that are read.
 const WRITTEN: u64 = 2 << 30;
 
@@ -80,15 +82,17 @@ fn aligned(memory: &mut [u8]) -> &mut [u8] {
     &mut memory[start..start + length]
 }
 
-/// Reads all of a disk in pieces of a MiB.
-fn read_through(disk: &dyn BlockDevice) -> Result<Duration> {
+/// Reads a part of a disk from its beginning to its end, a MiB at a time.
+fn read_through(disk: &dyn BlockDevice, part: Range<u64>) -> Result<Vec<Duration>> {
     let mut memory = vec![0; (1 << 20) + PAGE];
     let buffer = aligned(&mut memory);
-    let started = Instant::now();
-    for at in (0..WRITTEN).step_by(buffer.len()) {
+    let mut times = Vec::new();
+    for at in part.step_by(buffer.len()) {
+        let started = Instant::now();
         disk.read(at, buffer, &[]).map_err(failed)?;
+        times.push(started.elapsed());
     }
-    Ok(started.elapsed())
+    Ok(times)
 }
 
 /// Reads blocks anywhere.
@@ -115,12 +119,16 @@ pub(super) fn reads() -> Result<Figures> {
     }
     image.flush().map_err(failed)?;
     drop(raw(&folder.path("read.raw"), WRITTEN)?);
-    let direct = FileStorage::open(FileOptions::new(folder.path("read.raw")));
-    let raw = Direct(direct.map_err(failed)?);
+    let options = RawOptions { cache: Cache::Direct, ..RawOptions::new(folder.path("read.raw")) };
+    let direct = RawFile::open(options);
+    let raw = direct.map_err(failed)?;
     let (mut ours, mut theirs) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for round in 0..ROUNDS as u64 {
-        ours.0.push(read_through(&image)?);
-        theirs.0.push(read_through(&raw)?);
+        for from in (0..WRITTEN).step_by(PART) {
+            let part = from..from + PART as u64;
+            ours.0.extend(read_through(&image, part.clone())?);
+            theirs.0.extend(read_through(&raw, part)?);
+        }
         ours.1.extend(read_around(&image, round)?);
         theirs.1.extend(read_around(&raw, round)?);
     }
@@ -128,34 +136,4 @@ pub(super) fn reads() -> Result<Figures> {
         ("engine.read_vs_raw.seq".into(), median(theirs.0) / median(ours.0)),
         ("engine.read_vs_raw.rand".into(), median(theirs.1) / median(ours.1)),
     ]))
-}
-
-/// A file as a disk, past the page cache.
-#[derive(Debug)]
-struct Direct(FileStorage);
-
-impl BlockDevice for Direct {
-    fn geometry(&self) -> Geometry {
-        Geometry { size: self.0.size(), logical_block_size: 4096, physical_block_size: 4096, read_only: true }
-    }
-
-    fn read(&self, offset: u64, buffer: &mut [u8], _tags: &[IoTag]) -> block::Result<()> {
-        self.0.read(offset, buffer)
-    }
-
-    fn write(&self, offset: u64, data: &[u8], _tags: &[IoTag]) -> block::Result<()> {
-        self.0.write(offset, data)
-    }
-
-    fn flush(&self) -> block::Result<()> {
-        self.0.sync()
-    }
-
-    fn discard(&self, _offset: u64, _length: u64) -> block::Result<()> {
-        Ok(())
-    }
-
-    fn write_zeroes(&self, _offset: u64, _length: u64, _unmap: bool) -> block::Result<()> {
-        Ok(())
-    }
 }
