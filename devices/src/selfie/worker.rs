@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::format::ZoneKind;
-use super::{Core, lock};
+use super::{Core, Summaries, lock};
 
 /// The disk is idle when nothing was written for this long.
 const IDLE: Duration = Duration::from_millis(500);
@@ -87,5 +87,5 @@ fn work(core: &Core, idle: bool) -> crate::block::Result<()> {
         }
     }
     // Over a backing image, blocks of what is collected can no longer change in one write.
-    core.commit(idle && !core.has_backing())
+    core.commit(idle && !core.has_backing() && core.options.summaries != Summaries::None)
 }
