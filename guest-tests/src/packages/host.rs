@@ -55,6 +55,8 @@ pub enum Tool {
     QemuNbd,
     /// Makes images of QEMU's formats.
     QemuImg,
+    /// Makes block devices of files.
+    Losetup,
 }
 
 impl Tool {
@@ -72,6 +74,7 @@ impl Tool {
             Tool::Nbdkit => "nbdkit",
             Tool::QemuNbd => "qemu-nbd",
             Tool::QemuImg => "qemu-img",
+            Tool::Losetup => "losetup",
         }
     }
 
@@ -85,6 +88,7 @@ impl Tool {
             Tool::Fio => "fio",
             Tool::Nbdkit => "nbdkit",
             Tool::QemuNbd | Tool::QemuImg => "qemu-utils",
+            Tool::Losetup => "mount",
         }
     }
 }

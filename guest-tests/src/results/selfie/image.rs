@@ -8,8 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sky_devices::block::{FileOptions, FileStorage};
+use sky_devices::selfie::{CreateOptions, create};
 use tempfile::TempDir;
 
+use super::load::failed;
 use crate::error::{Error, Result};
 use crate::packages::{Tool, ensure};
 use crate::{command, paths, programs};
@@ -30,6 +33,8 @@ pub(super) enum Kind {
     Qed,
     /// A raw file of which every byte has been written: the limit of what a format can reach.
     RawWritten,
+    /// A raw file that is a hole at first: the file system allocates.
+    RawSparse,
 }
 
 impl Kind {
@@ -44,12 +49,8 @@ impl Kind {
             Self::Qcow2Lazy => "qcow2_lazy",
             Self::Qed => "qed",
             Self::RawWritten => "raw_written",
+            Self::RawSparse => "raw_sparse",
         }
-    }
-
-    /// Bytes of the disk.
-    pub(super) fn size(self) -> u64 {
-        if self == Self::RawWritten { RAW_SIZE } else { SIZE }
     }
 
     fn format(self) -> &'static str {
@@ -57,25 +58,31 @@ impl Kind {
             Self::Selfie => "selfie",
             Self::Qcow2 | Self::Qcow2Lazy => "qcow2",
             Self::Qed => "qed",
-            Self::RawWritten => "raw",
+            Self::RawWritten | Self::RawSparse => "raw",
         }
     }
 
-    fn create(self, path: &Path) -> Result<()> {
-        let size = self.size().to_string();
+    /// Makes an image, in a block device if there is one at `path`.
+    fn create(self, path: &Path, size: u64, device: bool) -> Result<()> {
         let mut qemu_img = ensure(Tool::QemuImg)?;
         qemu_img.args(["create", "-q", "-f", self.format()]);
         match self {
+            Self::Selfie if device => {
+                let storage = FileStorage::open(FileOptions::new(path)).map_err(failed)?;
+                return create(&storage, &CreateOptions::new(size)).map_err(failed);
+            }
             Self::Selfie => {
                 let [sky_img, _] = programs::image_tools()?;
                 let mut sky_img = Command::new(sky_img);
-                return command::run(sky_img.args(["create", "-f", "selfie"]).arg(path).arg(size)).map(drop);
+                sky_img.args(["create", "-f", "selfie"]).arg(path).arg(size.to_string());
+                return command::run(&mut sky_img).map(drop);
             }
-            Self::RawWritten => return write_out(path).map_err(Error::file("write", path)),
+            Self::RawWritten if device => return Ok(()),
+            Self::RawWritten => return write_out(path, size).map_err(Error::file("write", path)),
             Self::Qcow2Lazy => _ = qemu_img.args(["-o", "lazy_refcounts=on"]),
-            Self::Qcow2 | Self::Qed => {}
+            Self::Qcow2 | Self::Qed | Self::RawSparse => {}
         }
-        command::run(qemu_img.arg(path).arg(size)).map(drop)
+        command::run(qemu_img.arg(path).arg(size.to_string())).map(drop)
     }
 
     fn server(self, path: &Path, socket: &Path) -> Result<Command> {
@@ -94,10 +101,10 @@ impl Kind {
 }
 
 /// Writes every byte, and not zeros, which a file system might remember as such.
-fn write_out(path: &Path) -> std::io::Result<()> {
+pub(super) fn write_out(path: &Path, size: u64) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     let piece = vec![0x5a; 1 << 20];
-    for _ in 0..RAW_SIZE >> 20 {
+    for _ in 0..size >> 20 {
         file.write_all(&piece)?;
     }
     file.sync_all()
@@ -105,7 +112,9 @@ fn write_out(path: &Path) -> std::io::Result<()> {
 
 /// A new image and its server.
 pub(super) struct Served {
-    pub(super) kind: Kind,
+    /// Bytes of the disk.
+    pub(super) size: u64,
+    path: PathBuf,
     folder: TempDir,
     child: Child,
 }
@@ -113,15 +122,21 @@ pub(super) struct Served {
 impl Served {
     /// Makes and serves an image, in the target directory: its disk is the one that is measured.
     pub(super) fn new(kind: Kind) -> Result<Self> {
+        Self::with(kind, if kind == Kind::RawWritten { RAW_SIZE } else { SIZE }, None)
+    }
+
+    /// Makes and serves an image of `size` bytes, in the target directory or in a block device.
+    pub(super) fn with(kind: Kind, size: u64, device: Option<&Path>) -> Result<Self> {
         let target = paths::target();
         let folder = TempDir::new_in(&target).map_err(Error::file("create a folder in", &target))?;
-        let (path, socket) = (folder.path().join("image"), folder.path().join("socket"));
-        kind.create(&path)?;
+        let socket = folder.path().join("socket");
+        let path = device.map_or_else(|| folder.path().join("image"), Path::to_path_buf);
+        kind.create(&path, size, device.is_some())?;
         let mut server = kind.server(&path, &socket)?;
         let program = server.get_program().to_string_lossy().into_owned();
         server.stdin(Stdio::null()).stdout(Stdio::null());
         let child = server.spawn().map_err(|source| Error::Spawn { program: program.clone(), source })?;
-        let mut served = Self { kind, folder, child };
+        let mut served = Self { size, path, folder, child };
         let deadline = Instant::now() + START_LIMIT;
         while !greets(&socket) {
             let ended = served.child.try_wait().ok().flatten();
@@ -138,8 +153,8 @@ impl Served {
     }
 
     /// The file of the image.
-    pub(super) fn path(&self) -> PathBuf {
-        self.folder.path().join("image")
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The server's process.
