@@ -195,3 +195,37 @@ fn mistakes_are_told() {
         assert!(told.contains(message), "{arguments:?}: {told}");
     }
 }
+
+/// A file's SHA-256, by somebody else's program.
+fn digest(path: &Path) -> String {
+    let text = tools::run(Command::new("sha256sum").arg(path));
+    text.split_whitespace().next().unwrap().to_owned()
+}
+
+/// A root file system of Debian packages: raw to Selfie to NBD to raw, and raw to NBD to Selfie to raw.
+#[test]
+fn a_debian_system_comes_back_as_it_went() {
+    let debian = guest_tests::packages::rootfs().unwrap();
+    let (size, whole) = (std::fs::metadata(&debian).unwrap().len().to_string(), digest(&debian));
+    let debian = debian.to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let sky = |arguments: &[&str]| tools::run(sky_img().current_dir(folder.path()).args(arguments));
+    let qemu_img = |arguments: &[&str]| {
+        tools::run(tools::program("qemu-img").current_dir(folder.path()).args(arguments))
+    };
+
+    sky(&["convert", "-f", "raw", "-O", "selfie", debian, "image"]);
+    let serving = serve(&folder, &["-f", "selfie", "image", "--nbd", "unix:socket"]);
+    qemu_img(&["convert", "-f", "raw", "-O", "raw", &serving.line, "out.raw"]);
+    assert!(qemu_img(&["compare", "-f", "raw", "-F", "raw", debian, &serving.line]).contains("identical"));
+    assert_eq!(serving.end("TERM"), 0);
+    assert_eq!(digest(&folder.path().join("out.raw")), whole);
+
+    sky(&["create", "-f", "selfie", "second", &size]);
+    let serving = serve(&folder, &["-f", "selfie", "second", "--nbd", "unix:socket"]);
+    qemu_img(&["convert", "-n", "-f", "raw", "-O", "raw", debian, &serving.line]);
+    assert_eq!(serving.end("TERM"), 0);
+    sky(&["check", "-f", "selfie", "second"]);
+    sky(&["convert", "-f", "selfie", "-O", "raw", "second", "back.raw"]);
+    assert_eq!(digest(&folder.path().join("back.raw")), whole);
+}

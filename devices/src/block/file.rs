@@ -330,6 +330,10 @@ impl Storage for FileStorage {
         self.zero(Operation::Discard, true, offset, length)
     }
 
+    fn allocate(&self, offset: u64, length: u64) -> Result<bool> {
+        self.zero(Operation::WriteZeroes, false, offset, length)
+    }
+
     fn grow(&self, size: u64) -> Result<()> {
         let _alone = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.size();

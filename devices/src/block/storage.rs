@@ -82,6 +82,15 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// As [`write`](Self::write).
     fn punch(&self, offset: u64, length: u64) -> Result<bool>;
 
+    /// Makes `length` bytes from byte `offset` zeros in space of their own, without writing them. Returns false, with
+    /// the bytes as they were, where that cannot be done.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn allocate(&self, _offset: u64, _length: u64) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Makes `size` bytes usable, if there are fewer. What is new reads as zeros.
     ///
     /// # Errors

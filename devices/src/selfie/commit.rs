@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::format::{Entry, SUMMARY, SUMMARY_ENTRY, Summarised, Virtual};
 use super::zones::Batch;
-use super::{Cluster, Core, lock};
+use super::{Cluster, Core, Summaries, lock};
 use crate::block::{Operation, Result};
 
 /// Full zones that may wait for their summaries: recovery has to look at every cluster of theirs.
@@ -16,7 +16,7 @@ const MAX_FULL: usize = 4;
 impl Core {
     /// Writes the summaries of full Z zones, or of all.
     pub(super) fn commit(&self, all: bool) -> Result<()> {
-        if !all && self.zones.full() == 0 {
+        if !all && (self.zones.full() == 0 || self.options.summaries == Summaries::None) {
             return Ok(());
         }
         let _one = lock(&self.committing);

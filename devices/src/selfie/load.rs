@@ -313,24 +313,36 @@ impl Loader<'_> {
         }
     }
 
-    /// Looks at every cluster of a Z zone of which no summary speaks.
+    /// Looks at every cluster of a Z zone of which no summary speaks. One zone after the other: a small file can say
+    /// that it has many.
     fn headers(&mut self) -> Result<()> {
-        let mut slots = Vec::new();
         let mut looked_at = Vec::new();
-        for (number, zone) in (0u32..).zip(&self.loaded.zones) {
-            let Some(first) = self.superblock.layout.zone(number) else { continue };
-            if zone.entry.kind == ZoneKind::Z {
-                let unknown = zone.entry.committed..SLOTS;
-                slots.extend(
-                    unknown.map(|slot| (number, slot, Cluster(first.0 + u32::from(slot)), zone.entry.epoch)),
-                );
+        for number in 0..self.loaded.zones.len() {
+            let entry = self.loaded.zones[number].entry;
+            let zone = u32::try_from(number).unwrap_or(u32::MAX);
+            let Some(first) = self.superblock.layout.zone(zone) else { continue };
+            if entry.kind == ZoneKind::Z {
+                self.headers_of(zone, entry, first, &mut looked_at)?;
             }
         }
-        self.loaded.scanned = slots.len() as u64;
-        let places: Vec<u64> = slots.iter().map(|(_, _, cluster, _)| cluster.offset()).collect();
+        looked_at.into_iter().try_for_each(|(of, cluster)| self.settle(of, cluster))
+    }
+
+    fn headers_of(
+        &mut self,
+        zone: u32,
+        entry: ZoneEntry,
+        first: Cluster,
+        looked_at: &mut Vec<(Virtual, Cluster)>,
+    ) -> Result<()> {
+        let slots = entry.committed..SLOTS;
+        self.loaded.scanned += slots.len() as u64;
+        let at = |slot: u16| Cluster(first.0 + u32::from(slot));
+        let places: Vec<u64> = slots.clone().map(|slot| at(slot).offset()).collect();
         self.read_all(&places, BLOCK, |this, number, bytes| {
-            let Some(&(zone, slot, cluster, epoch)) = slots.get(number) else { return Ok(()) };
-            let Some(lead) = Lead::decode(bytes, cluster, epoch, &this.superblock.secret) else {
+            let Some(slot) = slots.clone().nth(number) else { return Ok(()) };
+            let cluster = at(slot);
+            let Some(lead) = Lead::decode(bytes, cluster, entry.epoch, &this.superblock.secret) else {
                 return Ok(());
             };
             if u64::from(lead.of.0) >= this.clusters {
@@ -342,8 +354,7 @@ impl Loader<'_> {
                 looked_at.push((lead.of, cluster));
             }
             Ok(())
-        })?;
-        looked_at.into_iter().try_for_each(|(of, cluster)| self.settle(of, cluster))
+        })
     }
 
     /// Finds out which blocks of an embedded cluster were durable when all ended, if it is the one that counts. What

@@ -47,7 +47,7 @@ pub use dump::{
 pub use format::{Backing, BackingFormat, Flags, Identity, Superblock};
 pub use info::{Extent, ExtentKind, Info, Stats};
 pub use load::Problem;
-pub use options::{Chore, CreateOptions, OpenOptions, Zeroing};
+pub use options::{Chore, CreateOptions, OpenOptions, Summaries, Zeroing};
 
 use flush::Flushing;
 use format::{Cluster, Layout, Secret};
@@ -157,7 +157,7 @@ impl Selfie {
             create::write_superblock(&*storage, &mut superblock)?;
         }
         let atomic = storage.properties().atomic_write as usize >= format::BLOCK;
-        let zones = Zones::new(superblock.layout, Arc::clone(&storage), options.zeroing, loaded.zones);
+        let zones = Zones::new(superblock.layout, Arc::clone(&storage), &options, loaded.zones);
         let reach = superblock.backing.as_ref().map_or(0, |backing| backing.reach);
         let below = backing.as_ref().map_or(0, |backing| backing.geometry().size.min(reach));
         let core = Arc::new(Core {

@@ -29,6 +29,20 @@ pub enum Zeroing {
     Written,
     /// Holes: the file system allocates when data comes. For comparison.
     Sparse,
+    /// Space that is allocated and not written: the file system notes when it is. For comparison.
+    Allocated,
+}
+
+/// Where the mappings of full zones are collected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Summaries {
+    /// Those of several zones side by side.
+    #[default]
+    Shared,
+    /// Those of each zone in the zone itself. For comparison.
+    Own,
+    /// Nowhere, until the image is closed. For comparison.
+    None,
 }
 
 /// Something that an image does when it finds the time.
@@ -61,6 +75,8 @@ pub struct OpenOptions {
     pub ordered: bool,
     /// How zones come to be zeros.
     pub zeroing: Zeroing,
+    /// Where mappings are collected.
+    pub summaries: Summaries,
     /// What contradicts itself is left out: to read what can be read. Needs `read_only`.
     pub tolerant: bool,
 }
@@ -74,6 +90,7 @@ impl Default for OpenOptions {
             embed: true,
             ordered: false,
             zeroing: Zeroing::Written,
+            summaries: Summaries::Shared,
             tolerant: false,
         }
     }

@@ -211,6 +211,12 @@ proptest! {
     }
 
     #[test]
+    fn it_is_a_disk_however_mappings_are_collected(steps in proptest::collection::vec(step(), 1..40), own in any::<bool>()) {
+        let summaries = if own { Summaries::Own } else { Summaries::None };
+        run(false, OpenOptions { summaries, ..options() }, &steps);
+    }
+
+    #[test]
     fn it_is_a_disk_with_a_thread(steps in proptest::collection::vec(step(), 1..40), backed in any::<bool>()) {
         run(backed, OpenOptions::default(), &steps);
     }

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::format::ZoneKind;
-use super::{Chore, Core, lock};
+use super::{Chore, Core, Summaries, lock};
 use crate::block::Result;
 
 /// The disk is idle when nothing was written for this long.
@@ -84,7 +84,7 @@ fn run(signal: &Signal, core: &Weak<Core>) {
 fn work(core: &Core, idle: bool) -> Result<()> {
     core.chore(Chore::WriteZeroes)?;
     // Over a backing image, blocks of what is collected can no longer change in one write.
-    let all = idle && !core.has_backing();
+    let all = idle && !core.has_backing() && core.options.summaries != Summaries::None;
     core.chore(if all { Chore::CollectAll } else { Chore::CollectFull })
 }
 

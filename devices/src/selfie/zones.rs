@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::format::{Cluster, Layout, SLOTS, SUMMARIES, Virtual, ZONE, ZONE_ENTRY, ZoneEntry, ZoneKind};
-use super::options::Zeroing;
+use super::options::{OpenOptions, Summaries, Zeroing};
 use crate::block::{Error, ErrorKind, Operation, Result, Storage};
 
 /// Clusters that are zeroed at once, at least and at most: the first ones of a new image should not take long, and
@@ -90,6 +90,7 @@ pub(super) struct Zones {
     layout: Layout,
     storage: Arc<dyn Storage>,
     zeroing: Zeroing,
+    summaries: Summaries,
     inner: Mutex<Inner>,
     /// Held by whoever zeroes, or frees zones: one at a time.
     preparing: Mutex<()>,
@@ -119,7 +120,12 @@ pub(super) struct Batch {
 
 impl Zones {
     /// The zones of an image; those that are not full are handed out from where they were left.
-    pub(super) fn new(layout: Layout, storage: Arc<dyn Storage>, zeroing: Zeroing, zones: Vec<Zone>) -> Self {
+    pub(super) fn new(
+        layout: Layout,
+        storage: Arc<dyn Storage>,
+        options: &OpenOptions,
+        zones: Vec<Zone>,
+    ) -> Self {
         let mut inner = Inner { zones, ..Inner::default() };
         for (number, zone) in (0u32..).zip(&mut inner.zones) {
             match zone.entry.kind {
@@ -132,7 +138,8 @@ impl Zones {
         Self {
             layout,
             storage,
-            zeroing,
+            zeroing: options.zeroing,
+            summaries: options.summaries,
             inner: Mutex::new(inner),
             preparing: Mutex::default(),
             table: Mutex::default(),
@@ -264,7 +271,12 @@ impl Zones {
     fn zero(&self, first: Cluster, count: u32) -> Result<()> {
         let (mut at, end) = (first.offset(), Cluster(first.0 + count).offset());
         self.zeroed_bytes.fetch_add(end - at, Ordering::Relaxed);
-        if self.zeroing == Zeroing::Sparse && self.storage.punch(at, end - at)? {
+        let are_zeroes = match self.zeroing {
+            Zeroing::Written => false,
+            Zeroing::Sparse => self.storage.punch(at, end - at)?,
+            Zeroing::Allocated => self.storage.allocate(at, end - at)?,
+        };
+        if are_zeroes {
             return Ok(());
         }
         // Aligned, so that they need not be copied to where they are.
@@ -316,7 +328,7 @@ impl Zones {
         // Part 0 is the zone's whose cluster it is: where that is gone, so is the cluster.
         let shared =
             parts.into_iter().rev().find(|&(_, parts)| parts & 1 == 1 && parts != (1 << SUMMARIES) - 1);
-        if let Some((cluster, parts)) = shared {
+        if let (Some((cluster, parts)), Summaries::Shared | Summaries::None) = (shared, self.summaries) {
             return Some((cluster, u8::try_from(parts.trailing_ones()).ok()?));
         }
         Some((self.layout.zone(number)?, 0))

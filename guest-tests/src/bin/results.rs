@@ -14,6 +14,9 @@ struct Args {
     /// Measure one part here and print its figures; this is how the program calls itself in the lab
     #[arg(long, hide = true, requires = "name")]
     part: Option<String>,
+    /// Show what was measured last, measure nothing
+    #[arg(long, requires = "name", conflicts_with = "part")]
+    saved: bool,
 }
 
 fn main() -> ExitCode {
@@ -41,8 +44,18 @@ fn run(args: &Args) -> Result<()> {
         }
         return Ok(());
     }
-    let figures = benchmark.run()?;
-    print!("{}", results::table(benchmark, &figures));
-    println!("\nwritten to {}", benchmark.save(&figures)?.display());
+    let figures = if args.saved { benchmark.saved()? } else { benchmark.run()? };
+    if !benchmark.metrics.is_empty() {
+        println!("{}", results::table(benchmark, &figures));
+    }
+    for chart in benchmark.charts {
+        println!("{}", chart.tables(&figures));
+    }
+    if !args.saved {
+        println!("written to {}", benchmark.save(&figures)?.display());
+    }
+    for path in benchmark.draw(&figures)? {
+        println!("drawn in {}", path.display());
+    }
     Ok(())
 }

@@ -57,6 +57,8 @@ pub enum Tool {
     QemuNbd,
     /// Makes images of QEMU's formats.
     QemuImg,
+    /// Makes block devices of files.
+    Losetup,
 }
 
 impl Tool {
@@ -75,6 +77,7 @@ impl Tool {
             Tool::Nbdkit => "nbdkit",
             Tool::QemuNbd => "qemu-nbd",
             Tool::QemuImg => "qemu-img",
+            Tool::Losetup => "losetup",
         }
     }
 
@@ -88,6 +91,7 @@ impl Tool {
             Tool::Fio => "fio",
             Tool::Nbdkit => "nbdkit",
             Tool::QemuNbd | Tool::QemuImg => "qemu-utils",
+            Tool::Losetup => "mount",
         }
     }
 }

@@ -42,6 +42,7 @@ pub(super) const BOOT: Benchmark = Benchmark {
             goal: None,
         },
     ],
+    charts: &[],
     parts: &[
         Part { name: "init", setting: Setting::Kvm, measure: init },
         Part { name: "calls", setting: Setting::InstructionCount, measure: calls },

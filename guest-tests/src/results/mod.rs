@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Benchmark ─┬─ metrics: what each figure means and what it is compared with
+//!              ├─ charts: figures that belong together, for tables and pictures
 //!              └─ parts: how figures are measured, each in the setting that it needs
 //! ```
 //!
@@ -9,9 +10,11 @@
 //! its figures as `KEY=VALUE` lines. To add a benchmark, write one file like `boot` and name it in [`ALL`].
 
 mod boot;
+mod chart;
 mod guests;
 mod selfie;
 mod setting;
+mod svg;
 mod table;
 mod traps;
 
@@ -21,11 +24,12 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::{paths, progress};
 
+pub use chart::Chart;
 pub use setting::Setting;
 pub use table::table;
 
 /// Every benchmark there is.
-pub const ALL: [&Benchmark; 3] = [&boot::BOOT, &traps::TRAPS, &selfie::SELFIE];
+pub const ALL: [&Benchmark; 4] = [&boot::BOOT, &traps::TRAPS, &selfie::SELFIE, &selfie::FIGURES];
 
 /// Measured values by their keys.
 pub type Figures = BTreeMap<String, f64>;
@@ -38,6 +42,8 @@ pub struct Benchmark {
     pub about: &'static str,
     /// The figures, in the order of the table.
     pub metrics: &'static [Metric],
+    /// Figures that are shown as pictures.
+    pub charts: &'static [&'static Chart],
     /// The measurements.
     pub parts: &'static [Part],
 }
@@ -118,13 +124,36 @@ impl Benchmark {
 
     /// Writes the figures to their file and gives its path.
     pub fn save(&self, figures: &Figures) -> Result<PathBuf> {
-        let dir = paths::target().join("results");
-        std::fs::create_dir_all(&dir).map_err(Error::file("create", &dir))?;
-        let path = dir.join(format!("{}.json", self.name));
+        let path = self.path();
+        let dir = path.parent().unwrap_or(&path);
+        std::fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
         let json = serde_json::to_string_pretty(figures)
             .map_err(|error| Error::Format { path: path.clone(), problem: error.to_string() })?;
         std::fs::write(&path, json + "\n").map_err(Error::file("write", &path))?;
         Ok(path)
+    }
+
+    /// The figures that were [saved](Self::save) last.
+    pub fn saved(&self) -> Result<Figures> {
+        let path = self.path();
+        let json = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        serde_json::from_str(&json).map_err(|error| Error::Format { path, problem: error.to_string() })
+    }
+
+    fn path(&self) -> PathBuf {
+        paths::target().join("results").join(format!("{}.json", self.name))
+    }
+
+    /// Draws the charts, as files of the documentation, and gives their paths.
+    pub fn draw(&self, figures: &Figures) -> Result<Vec<PathBuf>> {
+        let dir = paths::workspace().join("docs/plots");
+        std::fs::create_dir_all(&dir).map_err(Error::file("create", &dir))?;
+        let draw = |chart: &&Chart| {
+            let path = dir.join(format!("{}.svg", chart.name));
+            std::fs::write(&path, svg::draw(chart, figures)).map_err(Error::file("write", &path))?;
+            Ok(path)
+        };
+        self.charts.iter().map(draw).collect()
     }
 }
 
@@ -139,6 +168,9 @@ mod tests {
             assert!(seen.insert(benchmark.name.to_string()));
             for metric in benchmark.metrics {
                 assert!(seen.insert(format!("{}/{}", benchmark.name, metric.key)));
+            }
+            for chart in benchmark.charts {
+                assert!(seen.insert(format!("{}.svg", chart.name)));
             }
         }
     }

@@ -64,6 +64,7 @@ mod tests {
             },
             Metric { key: "seconds", unit: "s", reference: None, goal: None },
         ],
+        charts: &[],
         parts: &[],
     };
 

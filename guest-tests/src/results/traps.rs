@@ -40,6 +40,7 @@ pub(super) const TRAPS: Benchmark = Benchmark {
         metric("insight.instructions", None, None),
         metric("floor.instructions_per_exit", None, None),
     ],
+    charts: &[],
     parts: &[
         part("sce", || calls("sce")),
         part("entry", || calls("entry")),

@@ -84,9 +84,9 @@ fn summary(text: &str) -> [f64; 2] {
 fn device(served: &Served) -> Result<[f64; 3]> {
     Load::allocating(1, 64).run(served)?;
     thread::sleep(SETTLE);
-    let before = Disk::below(&served.path())?;
+    let before = Disk::below(served.path())?;
     let count = Load::allocating(1, WRITES).run(served)?.count;
-    let after = Disk::below(&served.path())?;
+    let after = Disk::below(served.path())?;
     Ok([
         (after.writes - before.writes) / count,
         (after.flushes - before.flushes) / count,

@@ -8,8 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sky_devices::block::{FileOptions, FileStorage};
+use sky_devices::selfie::{CreateOptions, create};
 use tempfile::TempDir;
 
+use super::load::failed;
 use crate::error::{Error, Result};
 use crate::packages::{Tool, ensure};
 use crate::{command, paths, programs};
@@ -32,6 +35,8 @@ pub(super) enum Kind {
     RawWritten,
     /// The same behind the server that Selfie has: what is left between them is the format's.
     RawSky,
+    /// A raw file that is a hole at first: the file system allocates.
+    RawSparse,
 }
 
 impl Kind {
@@ -47,12 +52,8 @@ impl Kind {
             Self::Qed => "qed",
             Self::RawWritten => "raw_written",
             Self::RawSky => "raw_sky",
+            Self::RawSparse => "raw_sparse",
         }
-    }
-
-    /// Bytes of the disk.
-    pub(super) fn size(self) -> u64 {
-        if matches!(self, Self::RawWritten | Self::RawSky) { RAW_SIZE } else { SIZE }
     }
 
     fn format(self) -> &'static str {
@@ -60,32 +61,43 @@ impl Kind {
             Self::Selfie => "selfie",
             Self::Qcow2 | Self::Qcow2Lazy => "qcow2",
             Self::Qed => "qed",
-            Self::RawWritten | Self::RawSky => "raw",
+            Self::RawWritten | Self::RawSky | Self::RawSparse => "raw",
         }
     }
 
-    fn create(self, path: &Path) -> Result<()> {
-        let size = self.size().to_string();
+    /// Makes an image, in a block device if there is one at `path`.
+    fn create(self, path: &Path, size: u64, device: bool) -> Result<()> {
         let mut qemu_img = ensure(Tool::QemuImg)?;
         qemu_img.args(["create", "-q", "-f", self.format()]);
         match self {
+            Self::Selfie if device => {
+                let storage = FileStorage::open(FileOptions::new(path)).map_err(failed)?;
+                return create(&storage, &CreateOptions::new(size)).map_err(failed);
+            }
             Self::Selfie => {
                 let [sky_img, _] = programs::image_tools()?;
                 let mut sky_img = Command::new(sky_img);
-                return command::run(sky_img.args(["create", "-f", "selfie"]).arg(path).arg(size)).map(drop);
+                sky_img.args(["create", "-f", "selfie"]).arg(path).arg(size.to_string());
+                return command::run(&mut sky_img).map(drop);
             }
-            Self::RawWritten | Self::RawSky => return write_out(path).map_err(Error::file("write", path)),
+            Self::RawWritten | Self::RawSky if device => return Ok(()),
+            Self::RawWritten | Self::RawSky => {
+                return write_out(path, size).map_err(Error::file("write", path));
+            }
             Self::Qcow2Lazy => _ = qemu_img.args(["-o", "lazy_refcounts=on"]),
-            Self::Qcow2 | Self::Qed => {}
+            Self::Qcow2 | Self::Qed | Self::RawSparse => {}
         }
-        command::run(qemu_img.arg(path).arg(size)).map(drop)
+        command::run(qemu_img.arg(path).arg(size.to_string())).map(drop)
     }
 
     fn server(self, path: &Path, socket: &Path) -> Result<Command> {
         if matches!(self, Self::Selfie | Self::RawSky) {
             let [_, plugin] = programs::image_tools()?;
             let mut nbdkit = ensure(Tool::Nbdkit)?;
-            nbdkit.args(["--foreground", "--exit-with-parent", "--unix"]).arg(socket);
+            // As many threads as `sky-img serve` has.
+            let threads = thread::available_parallelism().map_or(4, |count| count.get() * 4).clamp(4, 16);
+            nbdkit.args(["--foreground", "--exit-with-parent", &format!("--threads={threads}"), "--unix"]);
+            nbdkit.arg(socket);
             nbdkit.arg(plugin).arg(path).arg(format!("format={}", self.format()));
             nbdkit.args(["cache=direct", "grace=0"]);
             return Ok(nbdkit);
@@ -98,10 +110,10 @@ impl Kind {
 }
 
 /// Writes every byte, and not zeros, which a file system might remember as such.
-fn write_out(path: &Path) -> std::io::Result<()> {
+pub(super) fn write_out(path: &Path, size: u64) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     let piece = vec![0x5a; 1 << 20];
-    for _ in 0..RAW_SIZE >> 20 {
+    for _ in 0..size >> 20 {
         file.write_all(&piece)?;
     }
     file.sync_all()
@@ -109,7 +121,9 @@ fn write_out(path: &Path) -> std::io::Result<()> {
 
 /// A new image and its server.
 pub(super) struct Served {
-    pub(super) kind: Kind,
+    /// Bytes of the disk.
+    pub(super) size: u64,
+    path: PathBuf,
     folder: TempDir,
     child: Child,
 }
@@ -117,15 +131,22 @@ pub(super) struct Served {
 impl Served {
     /// Makes and serves an image, in the target directory: its disk is the one that is measured.
     pub(super) fn new(kind: Kind) -> Result<Self> {
+        let written = matches!(kind, Kind::RawWritten | Kind::RawSky);
+        Self::with(kind, if written { RAW_SIZE } else { SIZE }, None)
+    }
+
+    /// Makes and serves an image of `size` bytes, in the target directory or in a block device.
+    pub(super) fn with(kind: Kind, size: u64, device: Option<&Path>) -> Result<Self> {
         let target = paths::target();
         let folder = TempDir::new_in(&target).map_err(Error::file("create a folder in", &target))?;
-        let (path, socket) = (folder.path().join("image"), folder.path().join("socket"));
-        kind.create(&path)?;
+        let socket = folder.path().join("socket");
+        let path = device.map_or_else(|| folder.path().join("image"), Path::to_path_buf);
+        kind.create(&path, size, device.is_some())?;
         let mut server = kind.server(&path, &socket)?;
         let program = server.get_program().to_string_lossy().into_owned();
         server.stdin(Stdio::null()).stdout(Stdio::null());
         let child = server.spawn().map_err(|source| Error::Spawn { program: program.clone(), source })?;
-        let mut served = Self { kind, folder, child };
+        let mut served = Self { size, path, folder, child };
         let deadline = Instant::now() + START_LIMIT;
         while !greets(&socket) {
             let ended = served.child.try_wait().ok().flatten();
@@ -142,8 +163,8 @@ impl Served {
     }
 
     /// The file of the image.
-    pub(super) fn path(&self) -> PathBuf {
-        self.folder.path().join("image")
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The server's process.

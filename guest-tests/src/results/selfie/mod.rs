@@ -5,12 +5,17 @@
 //! and a ratio is the median of the rounds' ratios. Counts are exact.
 
 mod counts;
+mod device;
+mod figures;
 mod fio;
 mod image;
 mod load;
 mod open;
 mod ratios;
 mod rounds;
+mod sweep;
+
+pub(super) use figures::FIGURES;
 
 use super::{Benchmark, Goal, Metric, Part, Reference, Setting};
 
@@ -115,6 +120,8 @@ pub(super) const SELFIE: Benchmark = Benchmark {
         beside("ablation.tables.t8_us", "us", STUDY, 956.0),
         beside("ablation.ordered_tables.t1_us", "us", STUDY, 280.0),
         beside("ablation.ordered_tables.t8_us", "us", STUDY, 1065.0),
+        beside("ablation.allocated.t1_us", "us", STUDY, 292.0),
+        beside("ablation.allocated.t8_us", "us", STUDY, 578.0),
         beside("ablation.sparse.t1_us", "us", STUDY, 275.0),
         beside("ablation.sparse.t8_us", "us", STUDY, 1124.0),
         Metric {
@@ -123,6 +130,7 @@ pub(super) const SELFIE: Benchmark = Benchmark {
         },
         at_most("mib_per_mapped_tib", "MiB", 256.0),
     ],
+    charts: &[],
     parts: &[
         part("counts", counts::measure),
         part("writes", ratios::writes),

@@ -24,7 +24,7 @@ fn rounds(kinds: &[Kind], load: Load) -> Result<Vec<Vec<Found>>> {
                 let Some(&kind) = kinds.get(at) else { continue };
                 let served = Served::new(kind)?;
                 // What an image needs only once is not what is asked here.
-                Load { requests: 64 / u64::from(load.threads), ..load }.run(&served)?;
+                Load { requests: 64 / u64::from(load.threads), seed: 64, ..load }.run(&served)?;
                 found[at] = Some(load.run(&served)?);
             }
             Ok(found.into_iter().flatten().collect())
@@ -76,13 +76,11 @@ pub(super) fn incompressible() -> Result<Figures> {
 pub(super) fn reads() -> Result<Figures> {
     let write = Load {
         pattern: "write",
-        threads: 1,
         block: 1 << 20,
         align: 1 << 20,
-        requests: RAW_SIZE >> 20,
         depth: 8,
-        compressible_percent: 50,
-        span: Some(RAW_SIZE),
+        span: Some((0, RAW_SIZE)),
+        ..Load::allocating(1, RAW_SIZE >> 20)
     };
     let kinds = [Kind::Selfie, Kind::RawWritten, Kind::RawSky];
     let served = kinds.iter().map(|&kind| Served::new(kind)).collect::<Result<Vec<_>>>()?;

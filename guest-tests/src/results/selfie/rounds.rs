@@ -59,6 +59,7 @@ pub(super) fn ablation() -> Result<Figures> {
         ("all", all.clone()),
         ("tables", OpenOptions { embed: false, ..all.clone() }),
         ("ordered_tables", OpenOptions { embed: false, ordered: true, ..all.clone() }),
+        ("allocated", OpenOptions { zeroing: Zeroing::Allocated, ..all.clone() }),
         ("sparse", OpenOptions { zeroing: Zeroing::Sparse, ..all }),
     ];
     let mut figures = Figures::new();
