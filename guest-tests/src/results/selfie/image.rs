@@ -85,7 +85,10 @@ impl Kind {
         if matches!(self, Self::Selfie | Self::RawSky) {
             let [_, plugin] = programs::image_tools()?;
             let mut nbdkit = ensure(Tool::Nbdkit)?;
-            nbdkit.args(["--foreground", "--exit-with-parent", "--unix"]).arg(socket);
+            // As many threads as `sky-img serve` has.
+            let threads = thread::available_parallelism().map_or(4, |count| count.get() * 4).clamp(4, 16);
+            nbdkit.args(["--foreground", "--exit-with-parent", &format!("--threads={threads}"), "--unix"]);
+            nbdkit.arg(socket);
             nbdkit.arg(plugin).arg(path).arg(format!("format={}", self.format()));
             nbdkit.args(["cache=direct", "grace=0"]);
             return Ok(nbdkit);
