@@ -68,8 +68,8 @@ pub(super) fn run(
     if status.success() { Ok(()) } else { Err(Error::Ended(status)) }
 }
 
-/// Requests of one client that are served at a time. nbdkit would have 16, which on few processors get in each other's way:
-/// on two, sequential reads are slower by a fifth than with 8.
+/// Requests of one client that are served at a time. nbdkit would have 16, which on few processors get in each other's
+/// way: on two, sequential reads of a raw image were slower than with 8, and random ones were, too.
 fn threads() -> usize {
     thread::available_parallelism().map_or(4, |processors| processors.get().saturating_mul(4)).clamp(4, 16)
 }
