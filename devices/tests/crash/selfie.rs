@@ -1,6 +1,7 @@
 //! Selfie, in several of the ways that it can be opened.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use sky_devices::block::simulated::{Random, SimulatedDisk, SimulatedOptions};
@@ -85,10 +86,11 @@ impl Subject for Selfie {
         static MADE: Mutex<BTreeMap<(&str, u64, bool), SimulatedDisk>> = Mutex::new(BTreeMap::new());
         let mut made = MADE.lock().unwrap();
         let key = (self.name(), size, parent);
-        if !made.contains_key(&key) {
-            made.insert(key, self.used(size, parent)?);
-        }
-        Ok(Arc::new(made[&key].copy_as(self.disk())))
+        let used = match made.entry(key) {
+            Entry::Occupied(used) => used.into_mut(),
+            Entry::Vacant(place) => place.insert(self.used(size, parent)?),
+        };
+        Ok(Arc::new(used.copy_as(self.disk())))
     }
 
     fn open(&self, disk: &Arc<SimulatedDisk>, parent: Option<&Arc<MemoryDisk>>) -> Outcome<Box<dyn Image>> {

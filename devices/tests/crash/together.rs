@@ -154,7 +154,7 @@ fn round(subject: Selfie, seed: u64, choices: usize) -> Outcome<u64> {
     let fresh = Model::new(SECTORS, parent);
     let below: Option<&Arc<MemoryDisk>> = fresh.parent();
     let storage = Arc::new(Restless { disk: Arc::clone(&made), calls: AtomicU64::new(0), seed });
-    let options = OpenOptions { background: seed % 3 > 0, ..OpenOptions::default() };
+    let options = OpenOptions { background: !seed.is_multiple_of(3), ..OpenOptions::default() };
     let backing = below.map(|below| Arc::clone(below) as Arc<dyn BlockDevice>);
     let image = Engine::open(storage, options, backing).map_err(said)?;
     let mut owners: Vec<Owner> = (0..THREADS)
