@@ -87,7 +87,8 @@ fn once_in_lab(name: &str) -> Result<()> {
     let lab = Lab::connect_or_start()?;
     let exe = std::env::current_exe().map_err(Error::file("find", "the running test"))?;
     let command = LabCommand::new(exe)
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        // One that is ignored has been asked for out here.
+        .args(["--exact", name, "--include-ignored", "--nocapture", "--test-threads=1"])
         .env("RUST_BACKTRACE", "0")
         .timeout(LIMIT);
     let mut said = Vec::new();
@@ -111,9 +112,10 @@ fn once_in_lab(name: &str) -> Result<()> {
     }
 }
 
-/// A name that matches nothing would pass with no test run.
+/// A name that matches nothing would pass with no test run, and so would a test that is ignored.
 fn ran_one_test(output: &[u8]) -> bool {
-    String::from_utf8_lossy(output).contains("running 1 test\n")
+    let output = String::from_utf8_lossy(output);
+    output.contains("running 1 test\n") && !output.contains("; 1 ignored;")
 }
 
 /// Runs a program of this package with arguments where KVM works and passes its output on; gives its exit status.
@@ -186,5 +188,8 @@ mod tests {
     fn a_name_that_matches_nothing_is_no_success() {
         assert!(ran_one_test(b"\nrunning 1 test\ntest x ... ok\n"));
         assert!(!ran_one_test(b"\nrunning 0 tests\n\ntest result: ok. 0 passed"));
+        assert!(!ran_one_test(
+            b"\nrunning 1 test\ntest x ... ignored\n\ntest result: ok. 0 passed; 0 failed; 1 ignored; 0"
+        ));
     }
 }

@@ -86,11 +86,11 @@ impl Subject for Selfie {
         static MADE: Mutex<BTreeMap<(&str, u64, bool), SimulatedDisk>> = Mutex::new(BTreeMap::new());
         let mut made = MADE.lock().unwrap();
         let key = (self.name(), size, parent);
-        let disk = match made.entry(key) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.used(size, parent)?),
+        let used = match made.entry(key) {
+            Entry::Occupied(used) => used.into_mut(),
+            Entry::Vacant(place) => place.insert(self.used(size, parent)?),
         };
-        Ok(Arc::new(disk.copy_as(self.disk())))
+        Ok(Arc::new(used.copy_as(self.disk())))
     }
 
     fn open(&self, disk: &Arc<SimulatedDisk>, parent: Option<&Arc<MemoryDisk>>) -> Outcome<Box<dyn Image>> {

@@ -215,7 +215,7 @@ fn crashed(
 
 #[test]
 fn selfie_passes_whoever_comes_first() {
-    let (rounds, choices) = if super::tests::nightly() { (400, 12) } else { (4, 3) };
+    let (rounds, choices) = if super::tests::nightly() { (60, 12) } else { (4, 3) };
     for subject in [Selfie::Embedded, Selfie::Worn] {
         let mut states = 0;
         for seed in 0..rounds {

@@ -122,12 +122,9 @@ fn boot_and_kill(
     let finished = guest.finish().unwrap();
     assert!(finished.marker("UNPACKED").is_err(), "it was killed too late");
     // The dot tells a line that is whole.
-    let mut said = finished
-        .serial
-        .lines()
-        .rev()
-        .filter_map(|line| line.trim().strip_prefix("DURABLE=")?.strip_suffix('.'));
-    let last: usize = said.next().unwrap().parse().unwrap();
+    let mut said =
+        finished.serial.lines().filter_map(|line| line.trim().strip_prefix("DURABLE=")?.strip_suffix('.'));
+    let last: usize = said.next_back().unwrap().parse().unwrap();
     // Its own record has been read, but perhaps not been written.
     (last - 1) * RECORD
 }
