@@ -8,6 +8,13 @@ fn recorded(backed: bool) -> Setup {
     Setup { disk: Arc::new(setup.disk.copy_as(SimulatedOptions::file())), ..setup }
 }
 
+/// A disk of more than a zone, whose chores are done when they are asked for.
+fn tended() -> Setup {
+    let disk = SimulatedDisk::new(SimulatedOptions { record: false, ..SimulatedOptions::file() });
+    create(&disk, &CreateOptions { max_size: Some(1 << 30), ..CreateOptions::new(1100 * 65536) }).unwrap();
+    Setup { disk: Arc::new(disk), backing: None, options: OpenOptions { tended: true, ..options() } }
+}
+
 /// The entry of a zone cannot be written once, after its summary was.
 fn fail_entry(setup: &Setup) {
     let (kind, lasting, partial) = (FaultKind::Io, false, false);
@@ -51,10 +58,7 @@ fn no_parent_shows_through_what_was_zeroed_after_its_summary() {
 /// It is written when the image is closed at the latest: nobody looks at headers then.
 #[test]
 fn an_entry_that_could_not_be_written_is_written_later() {
-    let disk = SimulatedDisk::new(SimulatedOptions { record: false, ..SimulatedOptions::file() });
-    create(&disk, &CreateOptions { max_size: Some(1 << 30), ..CreateOptions::new(1100 * 65536) }).unwrap();
-    let tended = OpenOptions { tended: true, ..options() };
-    let setup = Setup { disk: Arc::new(disk), backing: None, options: tended };
+    let setup = tended();
     let image = setup.open();
     // All of a zone, so that no other zone's entry is written beside its own.
     let text = bytes(Content::Text(3), 4096);
@@ -74,10 +78,7 @@ fn an_entry_that_could_not_be_written_is_written_later() {
 /// The zone of a cluster that lives stays, though its summary failed.
 #[test]
 fn a_summary_that_failed_frees_nothing() {
-    let disk = SimulatedDisk::new(SimulatedOptions { record: false, ..SimulatedOptions::file() });
-    create(&disk, &CreateOptions { max_size: Some(1 << 30), ..CreateOptions::new(1100 * 65536) }).unwrap();
-    let tended = OpenOptions { tended: true, ..options() };
-    let setup = Setup { disk: Arc::new(disk), backing: None, options: tended };
+    let setup = tended();
     let image = setup.open();
     let text = bytes(Content::Text(3), 4096);
     (0..1030).for_each(|cluster| image.write(cluster * 65536, &text, &[]).unwrap());
