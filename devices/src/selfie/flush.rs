@@ -40,6 +40,7 @@ impl Core {
     pub(super) fn flush(&self) -> Result<()> {
         self.check_usable(Operation::Flush)?;
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        self.zones.flushed();
         if !self.options.background && !self.options.tended {
             self.commit(false)?;
         }

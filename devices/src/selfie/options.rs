@@ -75,6 +75,9 @@ pub struct OpenOptions {
     pub ordered: bool,
     /// How zones come to be zeros.
     pub zeroing: Zeroing,
+    /// After so many clusters without a flush nobody waits for the single one: further ones come from holes, without
+    /// zeros written ahead, because what the file system then has left to do is done once for all of them.
+    pub stream: u64,
     /// Where mappings are collected.
     pub summaries: Summaries,
     /// What contradicts itself is left out: to read what can be read. Needs `read_only`.
@@ -90,6 +93,7 @@ impl Default for OpenOptions {
             embed: true,
             ordered: false,
             zeroing: Zeroing::Written,
+            stream: 32,
             summaries: Summaries::Shared,
             tolerant: false,
         }

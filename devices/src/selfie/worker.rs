@@ -61,7 +61,7 @@ impl Drop for Worker {
 }
 
 fn run(signal: &Signal, core: &Weak<Core>) {
-    let mut seen = 0;
+    let (mut seen, mut failing) = (0, false);
     loop {
         let raised = {
             let raised = lock(&signal.raised);
@@ -73,10 +73,19 @@ fn run(signal: &Signal, core: &Weak<Core>) {
         let now = core.activity.load(Ordering::Relaxed);
         let idle = !raised && now == seen && now > 0;
         seen = now;
-        if let Err(error) = work(&core, idle) {
-            // Whoever writes next is told.
-            tracing::warn!(%error, "preparing an image for what comes next failed");
-            return;
+        match work(&core, idle) {
+            Ok(()) => failing = false,
+            // Whoever writes next is told. A full disk may get space again: it is tried again, but said once. A medium that
+            // did not keep what was synced is not written any more.
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(%error, "preparing an image for what comes next failed");
+                }
+                failing = true;
+                if core.failed.load(Ordering::Acquire) {
+                    return;
+                }
+            }
         }
     }
 }

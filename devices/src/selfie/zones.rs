@@ -80,8 +80,10 @@ struct Inner {
     full: Vec<u32>,
     /// Zones that are free, of which the medium may say otherwise.
     freed: Vec<u32>,
-    /// Clusters that were handed out, by kind.
+    /// Clusters that were handed out, by kind, but for those of a stream.
     handed: [u64; 2],
+    /// Clusters that were handed out since the last flush.
+    unflushed: u64,
 }
 
 /// All zones of an image.
@@ -90,6 +92,7 @@ pub(super) struct Zones {
     layout: Layout,
     storage: Arc<dyn Storage>,
     zeroing: Zeroing,
+    stream: u64,
     summaries: Summaries,
     inner: Mutex<Inner>,
     /// Held by whoever zeroes, or frees zones: one at a time.
@@ -139,6 +142,7 @@ impl Zones {
             layout,
             storage,
             zeroing: options.zeroing,
+            stream: options.stream,
             summaries: options.summaries,
             inner: Mutex::new(inner),
             preparing: Mutex::default(),
@@ -166,7 +170,7 @@ impl Zones {
 
     fn hand_out(&self, kind: ZoneKind, of: Option<Virtual>) -> Option<Cluster> {
         let mut inner = self.lock();
-        let Inner { zones, open, full, handed, .. } = &mut *inner;
+        let Inner { zones, open, full, handed, unflushed, .. } = &mut *inner;
         let open = &mut open[index(kind)];
         // After a crash zones may be open behind the first, and none of them has zeros.
         let (at, number) = (0..)
@@ -175,7 +179,10 @@ impl Zones {
         let zone = zones.get_mut(number as usize)?;
         let slot = zone.next;
         zone.occupy(slot, of);
-        handed[index(kind)] += 1;
+        if *unflushed < self.stream {
+            handed[index(kind)] += 1;
+        }
+        *unflushed += 1;
         if zone.next >= SLOTS {
             open.remove(at);
             if kind == ZoneKind::Z {
@@ -185,6 +192,11 @@ impl Zones {
         Some(Cluster(self.layout.zone(number)?.0 + u32::from(slot)))
     }
 
+    /// Somebody waits for what was written, or will no longer.
+    pub(super) fn flushed(&self) {
+        self.lock().unflushed = 0;
+    }
+
     /// How many clusters of a kind can be handed out without waiting.
     fn ready(inner: &Inner, kind: ZoneKind) -> u64 {
         let open = inner.open[index(kind)].iter().filter_map(|&number| inner.zones.get(number as usize));
@@ -192,7 +204,7 @@ impl Zones {
     }
 
     /// Whether zeros should be written ahead for clusters of this kind: as many as were handed out so far, so that an
-    /// image that is hardly used stays small.
+    /// image that is hardly used stays small. What is written in a stream needs none.
     pub(super) fn wants_zeroes(&self, kind: ZoneKind) -> Option<u64> {
         let inner = self.lock();
         let ahead = inner.handed[index(kind)].min(AHEAD);
@@ -205,16 +217,17 @@ impl Zones {
     /// [`ErrorKind::NoSpace`], or the medium failed. Nothing has changed then.
     pub(super) fn prepare(&self, kind: ZoneKind, ahead: u64) -> Result<()> {
         let _one = lock(&self.preparing);
-        let extended = {
+        let (extended, streams) = {
             let inner = self.lock();
             if Self::ready(&inner, kind) >= ahead {
                 return Ok(());
             }
-            inner.open[index(kind)].iter().find_map(|&number| {
+            let extended = inner.open[index(kind)].iter().find_map(|&number| {
                 let zone = inner.zones.get(number as usize)?;
                 let from = zone.zeroed.max(zone.next);
                 (from < SLOTS).then_some((number, from))
-            })
+            });
+            (extended, inner.unflushed >= self.stream)
         };
         let (number, from) = match extended {
             Some(place) => place,
@@ -223,12 +236,13 @@ impl Zones {
                 (self.choose()?, 0)
             }
         };
-        let end = from.saturating_add(from.clamp(PIECES.0, PIECES.1)).min(SLOTS);
+        let piece = if streams { PIECES.1 } else { from.clamp(PIECES.0, PIECES.1) };
+        let end = from.saturating_add(piece).min(SLOTS);
         let first = self.layout.zone(number).ok_or_else(no_space)?;
         if extended.is_none() {
             self.storage.grow(first.offset() + ZONE)?;
         }
-        self.zero(Cluster(first.0 + u32::from(from)), u32::from(end - from))?;
+        self.zero(Cluster(first.0 + u32::from(from)), u32::from(end - from), streams)?;
         if extended.is_none() {
             self.enter(number, kind)?;
         }
@@ -267,18 +281,18 @@ impl Zones {
         Ok(number)
     }
 
-    /// Writes zeros.
-    fn zero(&self, first: Cluster, count: u32) -> Result<()> {
+    /// Writes zeros, or makes a hole where there need not be more.
+    fn zero(&self, first: Cluster, count: u32, hole: bool) -> Result<()> {
         let (mut at, end) = (first.offset(), Cluster(first.0 + count).offset());
-        self.zeroed_bytes.fetch_add(end - at, Ordering::Relaxed);
         let are_zeroes = match self.zeroing {
-            Zeroing::Written => false,
-            Zeroing::Sparse => self.storage.punch(at, end - at)?,
+            Zeroing::Written if !hole => false,
+            Zeroing::Written | Zeroing::Sparse => self.storage.punch(at, end - at)?,
             Zeroing::Allocated => self.storage.allocate(at, end - at)?,
         };
         if are_zeroes {
             return Ok(());
         }
+        self.zeroed_bytes.fetch_add(end - at, Ordering::Relaxed);
         // Aligned, so that they need not be copied to where they are.
         let zeroes = vec![0u8; ZEROES + PAGE];
         let start = zeroes.as_ptr().align_offset(PAGE).min(PAGE);

@@ -98,6 +98,8 @@ impl Subject for Selfie {
             background: false,
             tended: self.has_chores(),
             ordered: *self == Self::Ordered,
+            // Few workloads write more than this between two flushes.
+            stream: if matches!(self, Self::Tended | Self::Worn) { 3 } else { 32 },
             zeroing: if *self == Self::Sparse { Zeroing::Sparse } else { Zeroing::Written },
             ..OpenOptions::default()
         };

@@ -1,7 +1,11 @@
 //! What writes cost, where clusters go, and that space comes back.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use super::*;
 use crate::block::StorageCounts;
+use crate::block::simulated::{Fault, FaultKind, FaultOn};
 use crate::selfie::format::Layout;
 
 /// As many clusters as make three zones and a bit.
@@ -66,6 +70,36 @@ fn a_write_that_allocates_is_one_write_and_one_sync() {
     let again = fill(&setup, &image, 0..2000, |cluster| text(cluster + 1));
     assert_eq!((again.writes, again.syncs), (2000, 2000));
     holds(&image, 0..2000, |cluster| text(cluster + 1));
+}
+
+/// What is written without a flush is written once; who flushes has zeros written ahead again.
+#[test]
+fn a_stream_is_not_written_twice() {
+    let setup = large(options());
+    let image = setup.open();
+    let whole: Vec<u8> = (0..16).flat_map(text).collect();
+    let before = setup.disk.counts();
+    for cluster in 0..1500 {
+        image.write(cluster * 65536, &whole, &[]).unwrap();
+    }
+    image.flush().unwrap();
+    let stats = image.stats();
+    // Before it is known for a stream: pieces of 16, 16 and 32 clusters.
+    assert_eq!((stats.embedded, stats.zeroed_bytes), (1500, 64 * 65536));
+    let after = setup.disk.counts();
+    assert!(after.syncs - before.syncs < 20, "{after:?}");
+    fill(&setup, &image, 1500..2000, text);
+    assert!(image.stats().zeroed_bytes > 300 * 65536);
+    holds(&image, 1500..2000, text);
+    drop(image);
+    assert!(check(&*setup.disk).unwrap().is_clean());
+    let image = setup.open();
+    holds(&image, 1500..2000, text);
+    let mut back = vec![0; whole.len()];
+    for cluster in 0..1500 {
+        image.read(cluster * 65536, &mut back, &[]).unwrap();
+        assert!(back == whole, "{cluster}");
+    }
 }
 
 #[test]
@@ -283,5 +317,34 @@ fn no_zone_outlives_its_summary() {
             let report = check(&point.disk(choice)).unwrap();
             assert!(report.is_clean(), "{} {choice}: {report:?}\n{}", point.position(), point.describe());
         }
+    }
+}
+
+/// The thread that writes zeros ahead tries again when the disk below was full for a while.
+#[test]
+fn zeroes_are_written_ahead_again_when_there_is_space_again() {
+    let setup = large(OpenOptions { background: true, ..OpenOptions::default() });
+    let image = setup.open();
+    setup.disk.inject(Fault {
+        on: FaultOn::Grow,
+        after: 2,
+        kind: FaultKind::NoSpace,
+        lasting: true,
+        partial: false,
+    });
+    let full = (0..CLUSTERS).find(|&cluster| {
+        let written = image.write(cluster * 65536, &text(cluster), &[]);
+        image.flush().unwrap();
+        written.is_err_and(|error| error.kind() == ErrorKind::NoSpace)
+    });
+    let full = full.expect("three zones are more than one");
+    setup.disk.clear_faults();
+    // The writer itself gets no more than a piece of zeros, of 128 clusters at most.
+    fill(&setup, &image, full..full + 8, text);
+    let ahead = || image.stats().zeroed_bytes / 65536 - full;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while ahead() < 400 {
+        assert!(Instant::now() < deadline, "{} clusters of zeros", ahead());
+        thread::sleep(Duration::from_millis(10));
     }
 }
