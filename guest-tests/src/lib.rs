@@ -1,4 +1,5 @@
-//! What runs in guests, the lab that they run in, and the tests and benchmarks that need them.
+//! Guests, the lab that they run in, and the tests and benchmarks that need them; what runs in guests is in
+//! `guest-programs`.
 //!
 //! ```text
 //!   e2e, results, demo           what is tested, measured, shown
@@ -23,14 +24,13 @@ pub mod lab;
 pub mod modules;
 pub mod packages;
 pub mod paths;
-pub mod pattern;
 pub mod place;
 pub mod programs;
 pub mod progress;
 pub mod results;
 pub mod strace;
-pub mod torture;
-pub mod workload;
+
+pub use guest_programs::{pattern, torture, workload};
 
 pub use e2e::e2e;
 pub use error::{Error, Result};

@@ -13,8 +13,11 @@ use crate::{paths, progress};
 /// There is no musl target to count on: the GNU one links statically too.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 const STATIC_FLAGS: &str = "-C target-feature=+crt-static";
+/// How programs are built, and the directory that Cargo puts them into: as this one was. What tests run is built
+/// quickly and checks its arithmetic; what is shown and measured is fast.
+const PROFILE: (&str, &str) = if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };
 
-/// A program of this package that runs in guests or as the lab's init.
+/// A program of `guest-programs` that runs in guests or as the lab's init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     /// The lab's process 1.
@@ -65,42 +68,41 @@ impl Program {
     pub fn path(self) -> Result<PathBuf> {
         static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
         once(&BUILT, build_static)?;
-        existing(static_dir().join(STATIC_TARGET).join("release").join(self.name()))
+        existing(static_dir().join(STATIC_TARGET).join(PROFILE.1).join(self.name()))
     }
 }
 
-/// The path of the release build of `sky-vmm`, built now unless we are in the lab.
+/// The path of `sky-vmm`, built now unless we are in the lab.
 pub fn sky_vmm() -> Result<PathBuf> {
     static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     once(&BUILT, || cargo(&["--package", "sky-vmm"], &paths::target(), None))?;
-    existing(paths::target().join("release/sky-vmm"))
+    existing(built().join("sky-vmm"))
 }
 
 /// The path of a `sky-vmm` that needs no shared libraries, without debug information, built now unless we are in the
 /// lab.
 pub fn sky_vmm_static() -> Result<PathBuf> {
     static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-    let strip = r#"profile.release.strip="symbols""#;
-    let args = ["--package", "sky-vmm", "--target", STATIC_TARGET, "--config", strip];
+    let strip = format!(r#"profile.{}.strip="symbols""#, PROFILE.0);
+    let args = ["--package", "sky-vmm", "--target", STATIC_TARGET, "--config", &strip];
     once(&BUILT, || cargo(&args, &static_dir(), Some(STATIC_FLAGS)))?;
-    existing(static_dir().join(STATIC_TARGET).join("release/sky-vmm"))
+    existing(static_dir().join(STATIC_TARGET).join(PROFILE.1).join("sky-vmm"))
 }
 
-/// The release build of the example of an observer that asks, built now unless we are in the lab. It takes the options
+/// The example of an observer that asks, built now unless we are in the lab. It takes the options
 /// of `sky-vmm run`.
 pub fn insight_probe() -> Result<PathBuf> {
     static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     once(&BUILT, || cargo(&["--package", "sky-vmm", "--example", "insight_probe"], &paths::target(), None))?;
-    existing(paths::target().join("release/examples/insight_probe"))
+    existing(built().join("examples/insight_probe"))
 }
 
-/// The release build of `sky-img` and of the plugin for nbdkit, built now.
+/// `sky-img` and the plugin for nbdkit, built now.
 pub fn image_tools() -> Result<[PathBuf; 2]> {
     static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     let args = ["--package", "sky-devices", "--package", "sky-nbdkit-plugin", "--bin", "sky-img", "--lib"];
     once(&BUILT, || cargo(&args, &paths::target(), None))?;
-    let release = paths::target().join("release");
-    Ok([existing(release.join("sky-img"))?, existing(release.join("libnbdkit_sky_plugin.so"))?])
+    Ok([existing(built().join("sky-img"))?, existing(built().join("libnbdkit_sky_plugin.so"))?])
 }
 
 /// `libiwrite.so` and the program that makes every hinted call once, built now unless we are in the lab.
@@ -108,8 +110,11 @@ pub fn hints() -> Result<[PathBuf; 2]> {
     static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     let args = ["--package", "iwrite-preload", "--lib", "--example", "every_call"];
     once(&BUILT, || cargo(&args, &paths::target(), None))?;
-    let release = paths::target().join("release");
-    Ok([existing(release.join("libiwrite.so"))?, existing(release.join("examples/every_call"))?])
+    Ok([existing(built().join("libiwrite.so"))?, existing(built().join("examples/every_call"))?])
+}
+
+fn built() -> PathBuf {
+    paths::target().join(PROFILE.1)
 }
 
 fn static_dir() -> PathBuf {
@@ -118,7 +123,7 @@ fn static_dir() -> PathBuf {
 
 fn build_static() -> Result<()> {
     let mut args =
-        vec!["--package", "guest-tests", "--target", STATIC_TARGET, "--bin", Program::LabAgent.name()];
+        vec!["--package", "guest-programs", "--target", STATIC_TARGET, "--bin", Program::LabAgent.name()];
     args.extend(Program::GUEST.iter().flat_map(|program| ["--bin", program.name()]));
     cargo(&args, &static_dir(), Some(STATIC_FLAGS))
 }
@@ -142,7 +147,7 @@ fn existing(path: PathBuf) -> Result<PathBuf> {
 fn cargo(args: &[&str], target: &Path, flags: Option<&str>) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(paths::workspace()).args(["build", "--release", "--quiet"]).args(args);
+    command.current_dir(paths::workspace()).args(["build", "--profile", PROFILE.0, "--quiet"]).args(args);
     command.arg("--target-dir").arg(target);
     if let Some(flags) = flags {
         command.env("RUSTFLAGS", flags).env_remove("CARGO_ENCODED_RUSTFLAGS");

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use guest_tests::command;
 use guest_tests::packages::{self, Tool};
+use guest_tests::programs::Program;
 use guest_tests::strace::{Call, Outcome, Trace};
 use guest_tests::torture::counts::Own;
 
-const TORTURE: &str = env!("CARGO_BIN_EXE_torture");
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn run(command: &mut Command) -> HashMap<String, String> {
@@ -25,23 +25,23 @@ fn run(command: &mut Command) -> HashMap<String, String> {
 }
 
 fn torture(args: &[&str]) -> HashMap<String, String> {
-    run(Command::new(TORTURE).args(args))
+    run(Command::new(Program::Torture.path().unwrap()).args(args))
 }
 
 /// Runs under strace, or not at all where nobody may trace, as in some containers.
 fn traced(args: &[&str]) -> Option<(HashMap<String, String>, Trace)> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("strace");
-    let strace = |program: &str, args: &[&str]| {
+    let strace = |program: &Path, args: &[&str]| {
         let mut strace = packages::ensure(Tool::Strace).unwrap();
         strace.args(["-f", "-e", "raw=all", "-e", "signal=none", "-o"]).arg(&file).arg(program).args(args);
         strace
     };
-    if !strace("true", &[]).status().is_ok_and(|status| status.success()) {
+    if !strace(Path::new("true"), &[]).status().is_ok_and(|status| status.success()) {
         eprintln!("nobody may trace here: the counts are not compared with strace's");
         return None;
     }
-    let said = run(&mut strace(TORTURE, args));
+    let said = run(&mut strace(&Program::Torture.path().unwrap(), args));
     let text = std::fs::read_to_string(&file).unwrap();
     Some((said, Trace::parse(&text)))
 }
@@ -137,7 +137,7 @@ fn a_trace_is_the_same_each_time() {
 
 #[test]
 fn a_wrong_argument_is_refused() {
-    let output = Command::new(TORTURE).arg("--threads").output().unwrap();
+    let output = Command::new(Program::Torture.path().unwrap()).arg("--threads").output().unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("usage: torture"));
 }

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::protocol::{Decoder, Exit, Frame, PIECE, Request, VERSION};
 use crate::error::Error;
+use guest_programs::protocol::{Decoder, Exit, Frame, PIECE, Request, VERSION};
 
 /// The agent sends a sign of life every second of its own, which lasts twenty here when instructions are counted, and
 /// longer on a host that is very busy.

@@ -13,7 +13,6 @@
 
 mod client;
 mod machine;
-pub mod protocol;
 mod state;
 
 use std::ffi::{OsStr, OsString};
@@ -26,11 +25,11 @@ use crate::error::{Error, Result};
 use crate::{paths, place};
 
 pub use client::Stream;
-pub use protocol::Exit;
+pub use guest_programs::protocol::Exit;
 
 use client::Failure;
+use guest_programs::protocol::Request;
 use machine::Timing;
-use protocol::Request;
 use state::State;
 
 /// A machine may switch itself off between our finding it and our talking to it.

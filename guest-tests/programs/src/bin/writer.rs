@@ -5,7 +5,7 @@
 use std::io;
 use std::path::Path;
 
-use guest_tests::workload::Files;
+use guest_programs::workload::Files;
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest_tests::lab::protocol::{Decoder, Exit, Frame, PIECE, Request};
+use guest_programs::protocol::{Decoder, Exit, Frame, PIECE, Request};
 
 use crate::port::Port;
 use crate::setup::{GROUPS, HOST};

@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use guest_tests::workload::{getpid_loop, in_turns, out_loop, yield_loop};
+use guest_programs::workload::{getpid_loop, in_turns, out_loop, yield_loop};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -1,11 +1,11 @@
-//! Guest program: system calls of every kind at once, checked and counted; see [`guest_tests::torture`].
+//! Guest program: system calls of every kind at once, checked and counted; see [`guest_programs::torture`].
 //!
 //! `torture [--threads N] [--rounds N] [--seconds S] [--seed X] [--storm MICROSECONDS] [--dir DIR]` or
 //! `torture trace [--dir DIR]`
 
 use std::io;
 
-use guest_tests::torture::{self, CHILD, Options};
+use guest_programs::torture::{self, CHILD, Options};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest_tests::lab::protocol::{Decoder, Frame, VERSION};
+use guest_programs::protocol::{Decoder, Frame, VERSION};
 
 use crate::port::Port;
 use crate::run::{self, Ending};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use guest_tests::lab::protocol::{Decoder, Frame};
+use guest_programs::protocol::{Decoder, Frame};
 
 use crate::sys;
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::Path;
 
-use guest_tests::workload::{Files, getpid_loop, in_turns, spin, yield_loop};
+use guest_programs::workload::{Files, getpid_loop, in_turns, spin, yield_loop};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
