@@ -14,6 +14,7 @@ use guest_tests::{e2e, programs};
 use sky_devices::block::{BlockDevice, FileOptions, FileStorage};
 use sky_devices::selfie::{self, CreateOptions, OpenOptions, Selfie};
 
+mod qemu;
 mod root;
 
 /// Starts a guest whose console is a pair of pipes.

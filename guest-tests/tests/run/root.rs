@@ -77,7 +77,8 @@ impl Archive {
     }
 }
 
-fn convert(from: &Path, format: Format, to: &Path, new_format: Format) {
+/// Copies a disk into a new image.
+pub(super) fn convert(from: &Path, format: Format, to: &Path, new_format: Format) {
     let source = Image::open(&ImageSpec::new(from, format).read_only()).unwrap();
     let options = NewImageOptions { replace: true, ..NewImageOptions::new(to, new_format, source.size()) };
     let new = NewImage::create(&options).unwrap();
@@ -87,7 +88,7 @@ fn convert(from: &Path, format: Format, to: &Path, new_format: Format) {
     new.finish().unwrap();
 }
 
-fn check(image: &Path, dirty: bool) {
+pub(super) fn check(image: &Path, dirty: bool) {
     let options = FileOptions { read_only: true, ..FileOptions::new(image) };
     let report = selfie::check(&FileStorage::open(options).unwrap()).unwrap();
     assert!(report.is_clean() && report.dirty == dirty, "{report:?}");
