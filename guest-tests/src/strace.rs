@@ -24,6 +24,15 @@ pub enum Outcome {
     Restart(i32),
     /// It did not return, or strace did not see it: `= ?`, or the end of the file.
     Unknown,
+    /// The thread was being killed by another's `exit_group` when strace looked for its call. The kernel then says
+    /// "no call" and fills in nothing more (`ptrace_get_syscall_info` in kernel/ptrace.c), and strace 6.1 takes what it
+    /// asked for before, its static `ptrace_sci` in src/syscall.c, for the call: name and arguments are the other
+    /// thread's. If both are of one process, the true ones are not known, only that the call did not return; if not,
+    /// two processes ended one after the other.
+    Repeated {
+        /// The other thread.
+        of: i32,
+    },
 }
 
 /// A call.
@@ -91,7 +100,8 @@ impl Trace {
 
     /// How often a call was entered whose end is not known.
     pub fn unreturned(&self, name: &str) -> u64 {
-        self.count(|call| call.name == name && call.outcome == Outcome::Unknown)
+        let open = |outcome| matches!(outcome, Outcome::Unknown | Outcome::Repeated { .. });
+        self.count(|call| call.name == name && open(call.outcome))
     }
 
     fn count(&self, wanted: impl Fn(&Call) -> bool) -> u64 {
@@ -108,6 +118,8 @@ struct Reader {
     open: HashMap<i32, usize>,
     /// Numbers that another thread has just taken over, and by `execve` from which number.
     taken: HashMap<i32, i32>,
+    /// What strace asked the kernel for last, if it was a thread's `exit_group`, and the thread.
+    exit: Option<(i32, Call)>,
 }
 
 impl Reader {
@@ -119,6 +131,7 @@ impl Reader {
         if let Some(end) = rest.strip_prefix("+++ ") {
             return self.end(tid, end);
         }
+        let exit = self.exit.take();
         if let Some(resumed) = rest.strip_prefix("<... ") {
             let (name, rest) = resumed.split_once(" resumed>")?;
             // More arguments may follow what was printed at the entry.
@@ -137,7 +150,15 @@ impl Reader {
                 (arguments(args)?, Some(outcome(rest.trim().strip_prefix('=')?)?))
             }
         };
-        self.enter(tid, Call { name: name.to_string(), args, outcome: outcome.unwrap_or(Outcome::Unknown) });
+        let mut call = Call { name: name.to_string(), args, outcome: outcome.unwrap_or(Outcome::Unknown) };
+        if call.name == "exit_group" && call.outcome == Outcome::Unknown {
+            self.exit = Some((tid, call.clone()));
+            match exit {
+                Some((of, before)) if of != tid && before == call => call.outcome = Outcome::Repeated { of },
+                _ => {}
+            }
+        }
+        self.enter(tid, call);
         if outcome.is_some() {
             self.open.remove(&tid);
         }
@@ -175,7 +196,9 @@ impl Reader {
             return None;
         }
         call.args.extend(more);
-        call.outcome = outcome;
+        if !(matches!(call.outcome, Outcome::Repeated { .. }) && outcome == Outcome::Unknown) {
+            call.outcome = outcome;
+        }
         self.open.remove(&entered_by);
         Some(())
     }

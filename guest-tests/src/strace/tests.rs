@@ -90,6 +90,33 @@ fn a_thread_that_executes_takes_the_number_of_the_first() {
 }
 
 #[test]
+fn what_strace_repeats_of_another_thread_is_no_call() {
+    let text = "\
+146   exit_group(0 <unfinished ...>
+142   exit_group(0 <unfinished ...>
+146   <... exit_group resumed>)         = ?
+142   <... exit_group resumed>)         = ?
+142   +++ exited with 0 +++
+146   +++ exited with 0 +++
+";
+    let last = |text: &str| {
+        let trace = Trace::parse(text);
+        assert_eq!(trace.strange, Vec::<String>::new());
+        trace.threads.iter().map(|thread| thread.calls.last().unwrap().outcome).collect::<Vec<_>>()
+    };
+    assert_eq!(last(text), [Outcome::Unknown, Outcome::Repeated { of: 146 }]);
+    // Anything that strace asked for in between would be what it shows.
+    let between = text.replace("\n142   exit_group(0 <", "\n7 getpid() = 0x7\n142   exit_group(0 <");
+    assert_eq!(last(&between), [Outcome::Unknown, Outcome::Value(7), Outcome::Unknown]);
+    let other = text.replace("142   exit_group(0 <", "142   exit_group(0x1 <");
+    assert_eq!(last(&other), [Outcome::Unknown, Outcome::Unknown]);
+    assert_eq!(
+        last("7 exit_group(0) = ?\n8 exit_group(0) = ?\n"),
+        [Outcome::Unknown, Outcome::Repeated { of: 7 }]
+    );
+}
+
+#[test]
 fn numbers_are_used_again() {
     let text = "7 +++ exited with 3 +++\n7 getpid() = 0x7\n7 +++ killed by SIGSEGV (core dumped) +++\n";
     let trace = Trace::parse(text);
