@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
 
 use guest_tests::disk::Disk;
 use guest_tests::e2e;
@@ -169,5 +170,35 @@ fn a_guest_that_panics_ends_the_run() {
         let finished = GuestRun::new(&kernel.vmlinux().unwrap(), &initramfs).run().unwrap();
         assert!(finished.serial.contains("Kernel panic"), "{}", finished.serial);
         assert_eq!(finished.status.signal(), None);
+    });
+}
+
+/// How far guests can be relied on where this runs, without anything of ours in their way: how they ended, counted.
+#[test]
+#[ignore = "takes a quarter of an hour"]
+fn guests_end_well_many_times() {
+    const GUESTS: usize = 150;
+    const TIME: Duration = Duration::from_secs(900);
+    e2e("guests_end_well_many_times", || {
+        let kernel = Kernel::get(Flavour::Cloud61).unwrap();
+        let scratch = Scratch::new().unwrap();
+        let busy = "for n in $(seq 1); do (getpid-loop 50 >/dev/null) & getpid-loop 50 >/dev/null; done; wait; echo DONE=yes";
+        let initramfs = scratch.initramfs(&kernel, busy).unwrap();
+        let image = kernel.vmlinux().unwrap();
+        let start = Instant::now();
+        let (mut tried, mut failures) = (0, Vec::new());
+        while tried < GUESTS && start.elapsed() < TIME {
+            tried += 1;
+            let run = GuestRun::new(&image, &initramfs).cpus(2).timeout(Duration::from_secs(120)).run();
+            match run.and_then(Finished::ok).and_then(|finished| finished.marker("DONE").map(drop)) {
+                Ok(()) => {}
+                Err(error) => {
+                    println!("guest {tried}, after {:?}: {error}", start.elapsed());
+                    failures.push(tried);
+                }
+            }
+        }
+        println!("{tried} guests in {:?}, of which failed: {failures:?}", start.elapsed());
+        assert!(failures.is_empty(), "{failures:?}");
     });
 }

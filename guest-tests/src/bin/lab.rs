@@ -13,7 +13,7 @@ use guest_tests::{Result, bochs, programs};
 ///
 /// The host's files can be read there, the target directory also written; /tmp and /run are the lab's own. The lab
 /// starts by itself, is shared by everybody, and switches off after two idle minutes. The first start downloads
-/// Debian's kernel and, for root, installs QEMU.
+/// Debian's kernel and QEMU.
 ///
 /// With --emulator bochs it is an Intel machine instead, started for this command alone, which takes a minute or more.
 /// There are none of the host's files and no standard input: the command is sky-vmm (the default: sky-vmm check), a

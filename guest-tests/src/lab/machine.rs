@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use crate::error::{Error, Result};
 use crate::initramfs::Initramfs;
-use crate::packages::{self, Flavour, Kernel};
+use crate::packages::{Flavour, Kernel, Qemu};
 use crate::programs::Program;
 use crate::{modules, paths};
 
@@ -50,7 +50,7 @@ impl Timing {
 
 /// All that a machine is started from.
 pub(super) struct Machine {
-    qemu: std::path::PathBuf,
+    qemu: Qemu,
     kernel: Kernel,
     agent: std::path::PathBuf,
     timing: Timing,
@@ -60,7 +60,7 @@ impl Machine {
     /// Gets everything that is needed: QEMU, the kernel, the agent.
     pub(super) fn prepare(timing: Timing) -> Result<Machine> {
         Ok(Machine {
-            qemu: packages::qemu()?,
+            qemu: Qemu::get()?,
             kernel: Kernel::get(Flavour::Lab)?,
             agent: Program::LabAgent.path()?,
             timing,
@@ -73,7 +73,8 @@ impl Machine {
         let mut hash = std::hash::DefaultHasher::new();
         std::hash::Hash::hash_slice(&agent, &mut hash);
         let hash = std::hash::Hasher::finish(&hash);
-        Ok(format!("{} {CPU} {hash:016x} {}", self.kernel.release(), paths::target().display()))
+        let (qemu, kernel) = (self.qemu.version(), self.kernel.release());
+        Ok(format!("{qemu} {kernel} {CPU} {hash:016x} {}", paths::target().display()))
     }
 
     /// Starts QEMU in `dir`, where its sockets and its console's log appear. It holds `alive` for as long as it runs.
@@ -81,7 +82,7 @@ impl Machine {
         self.image(dir)?;
         let log = dir.join("qemu.log");
         let errors = File::create(&log).map_err(Error::file("create", &log))?;
-        let mut qemu = Command::new(&self.qemu);
+        let mut qemu = self.qemu.command();
         // Relative names keep the sockets' paths short: the system allows 107 bytes.
         qemu.current_dir(dir);
         qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-cpu", CPU]);
@@ -101,7 +102,7 @@ impl Machine {
         }
         // Its own process group: Ctrl-C in somebody's terminal must not take the shared lab away from the others.
         qemu.process_group(0).stdin(alive).stdout(Stdio::null()).stderr(errors);
-        qemu.spawn().map_err(|source| Error::Spawn { program: self.qemu.display().to_string(), source })
+        qemu.spawn().map_err(|source| Error::Spawn { program: "QEMU".into(), source })
     }
 
     fn image(&self, dir: &Path) -> Result<()> {

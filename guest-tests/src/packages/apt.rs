@@ -98,12 +98,16 @@ Acquire::IndexTargets::deb::Translations::DefaultEnabled "false";
             .ok_or_else(|| Error::Missing(format!("the package {meta} depends on no kernel")))
     }
 
-    /// Packages with all that they need, as `name=version`, in an order in which they could be installed. Nothing is
+    /// Packages with all that they need, as `name=version`, in an order in which they could be installed, and
+    /// from a suite if one is preferred. Nothing is
     /// installed already as far as the private apt is concerned, so the list is complete.
-    pub(super) fn closure(&self, packages: &[&str]) -> Result<Vec<String>> {
+    pub(super) fn closure(&self, packages: &[&str], suite: Option<&str>) -> Result<Vec<String>> {
         let mut install = self.tool("apt-get");
-        install.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
-        let text = command::run(&mut install)?;
+        install.args(["install", "--simulate", "--no-install-recommends"]);
+        if let Some(suite) = suite {
+            install.args(["-t", suite]);
+        }
+        let text = command::run(install.args(packages))?;
         let list: Vec<String> =
             String::from_utf8_lossy(&text).lines().filter_map(simulated_installation).collect();
         if list.len() < packages.len() {
@@ -141,14 +145,11 @@ Acquire::IndexTargets::deb::Translations::DefaultEnabled "false";
     }
 
     /// Installs packages into the system, from these sources. Only root may.
-    pub(super) fn install(&self, suite: Option<&str>, packages: &[&str]) -> Result<()> {
+    pub(super) fn install(&self, packages: &[&str]) -> Result<()> {
         let mut install = self.tool("apt-get");
         install.env("DEBIAN_FRONTEND", "noninteractive");
         install.args(["-o", "Dir::State::status=/var/lib/dpkg/status", "-o", "DPkg::Lock::Timeout=300"]);
         install.args(["install", "-y", "--no-install-recommends"]);
-        if let Some(suite) = suite {
-            install.args(["-t", suite]);
-        }
         command::run(install.args(packages)).map(drop)
     }
 

@@ -9,12 +9,6 @@ use crate::command;
 use crate::error::{Error, Result};
 use crate::progress;
 
-/// QEMU before this delivers no debug-register stops to a nested guest.
-const QEMU_MAJOR: u32 = 10;
-const QEMU: &str = "qemu-system-x86_64";
-/// Together, always: a newer qemu-utils from elsewhere would be removed as a conflict otherwise.
-const QEMU_PACKAGES: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
-
 /// The firmware of Bochs's machine.
 pub const BOCHS_BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
 /// The firmware of its display.
@@ -100,31 +94,12 @@ impl Tool {
 pub fn ensure(tool: Tool) -> Result<Command> {
     let _one_at_a_time = INSTALLING.lock();
     if command::find(tool.program()).is_none() {
-        install(None, &[tool.package()], &format!("{} is missing", tool.program()))?;
+        install(&[tool.package()], &format!("{} is missing", tool.program()))?;
     }
     match command::find(tool.program()) {
         Some(path) => Ok(Command::new(path)),
         None => Err(Error::Missing(format!("{} is not in the package {}", tool.program(), tool.package()))),
     }
-}
-
-/// The path of a QEMU that is new enough, installed first if there is none.
-pub fn qemu() -> Result<PathBuf> {
-    let _one_at_a_time = INSTALLING.lock();
-    let found = match version()? {
-        Some(major) if major >= QEMU_MAJOR => None,
-        Some(major) => Some(format!("QEMU {major} is too old for the lab, which needs {QEMU_MAJOR}")),
-        None => Some(format!("{QEMU} is missing")),
-    };
-    if let Some(problem) = found {
-        let codename = codename();
-        let suite = (codename == "bookworm").then_some("bookworm-backports");
-        install(suite, &QEMU_PACKAGES, &problem)?;
-        if version()?.is_none_or(|major| major < QEMU_MAJOR) {
-            return Err(Error::Missing(format!("{problem}, and {codename} has no newer one")));
-        }
-    }
-    command::find(QEMU).ok_or_else(|| Error::Missing(format!("{QEMU} is missing")))
 }
 
 /// The programs that the machine in Bochs is made and run with.
@@ -140,7 +115,7 @@ pub struct Bochs {
 pub fn bochs() -> Result<Bochs> {
     let _one_at_a_time = INSTALLING.lock();
     if let Some(problem) = bochs_lacks() {
-        install(None, &BOCHS_PACKAGES, &problem)?;
+        install(&BOCHS_PACKAGES, &problem)?;
         if let Some(problem) = bochs_lacks() {
             return Err(Error::Missing(format!("{problem}, and {} has it elsewhere", codename())));
         }
@@ -160,19 +135,7 @@ fn bochs_lacks() -> Option<String> {
     Some(format!("{missing} is missing"))
 }
 
-fn version() -> Result<Option<u32>> {
-    let Some(path) = command::find(QEMU) else { return Ok(None) };
-    let text = command::run(Command::new(path).arg("--version"))?;
-    Ok(major_version(&String::from_utf8_lossy(&text)))
-}
-
-/// `QEMU emulator version 10.0.2 (Debian ...)` gives 10.
-fn major_version(text: &str) -> Option<u32> {
-    let digits = text.split_once("version ")?.1;
-    digits.split('.').next()?.parse().ok()
-}
-
-fn install(suite: Option<&str>, packages: &[&str], problem: &str) -> Result<()> {
+fn install(packages: &[&str], problem: &str) -> Result<()> {
     let codename = codename();
     let list = packages.join(" ");
     // SAFETY: geteuid has no preconditions and cannot fail.
@@ -183,44 +146,15 @@ fn install(suite: Option<&str>, packages: &[&str], problem: &str) -> Result<()> 
         )));
     }
     if !root {
-        return Err(Error::Missing(format!("{problem}; run this once:\n  {}", advice(suite, &list))));
+        return Err(Error::Missing(format!("{problem}; run this once:\n  sudo apt-get install -y {list}")));
     }
     progress::note(&format!("{problem}: installing {list}"));
-    Apt::open(&codename)?.install(suite, packages)
+    Apt::open(&codename)?.install(packages)
 }
 
 /// What a user who is not root has to run.
-fn advice(suite: Option<&str>, packages: &str) -> String {
-    match suite {
-        None => format!("sudo apt-get install -y {packages}"),
-        Some(suite) => format!(
-            "sudo sh -c 'echo deb http://deb.debian.org/debian {suite} main > /etc/apt/sources.list.d/{suite}.list \
-             && apt-get update && apt-get install -y -t {suite} {packages}'"
-        ),
-    }
-}
-
 fn codename() -> String {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("unknown");
     name.trim_matches('"').to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_read() {
-        assert_eq!(major_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright"), Some(10));
-        assert_eq!(major_version("QEMU emulator version 7.2.19"), Some(7));
-        assert_eq!(major_version("something else"), None);
-    }
-
-    #[test]
-    fn the_advice_is_one_command() {
-        let text = advice(Some("bookworm-backports"), "qemu-system-x86 qemu-utils");
-        assert_eq!(text.lines().count(), 1);
-        assert!(text.ends_with("-t bookworm-backports qemu-system-x86 qemu-utils'"), "{text}");
-    }
 }

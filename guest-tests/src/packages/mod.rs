@@ -1,11 +1,12 @@
 //! The Debian packages that the lab and the guests are made of, and how to get them.
 //!
-//! Kernels, busybox and a small system for guests are downloaded and unpacked below the target directory, which needs
-//! no privilege. Programs of the host (QEMU, Bochs, e2fsprogs, xz) are installed when the user is root and asked for
-//! otherwise.
+//! Kernels, busybox, a small system for guests and the lab's QEMU are downloaded and unpacked below the target
+//! directory, which needs no privilege. Programs of the host (Bochs, e2fsprogs, xz) are installed when the user is root
+//! and asked for otherwise.
 
 mod apt;
 mod host;
+mod qemu;
 mod rootfs;
 mod vmlinux;
 
@@ -16,7 +17,8 @@ use crate::cache;
 use crate::error::{Error, Result};
 use crate::paths;
 
-pub use host::{BOCHS_BIOS, BOCHS_VGA_BIOS, Bochs, Tool, bochs, ensure, qemu};
+pub use host::{BOCHS_BIOS, BOCHS_VGA_BIOS, Bochs, Tool, bochs, ensure};
+pub use qemu::Qemu;
 pub use rootfs::rootfs;
 
 use apt::Apt;

@@ -90,7 +90,7 @@ pub fn rootfs() -> Result<PathBuf> {
     let path = paths::lab().join("rootfs").join(format!("{:016x}.img", hash.finish()));
     cache::once(&path, |partial| {
         let apt = Apt::open(KERNEL_RELEASE)?;
-        let mut packages = apt.closure(&PACKAGES)?;
+        let mut packages = apt.closure(&PACKAGES, None)?;
         packages.retain(|package| !UNNEEDED.contains(&name(package)));
         crate::progress::note(&format!("downloading {} packages for guests", packages.len()));
         let parent = partial.parent().unwrap_or(partial);

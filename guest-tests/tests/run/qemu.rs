@@ -11,7 +11,7 @@ use std::time::Duration;
 use guest_tests::disk::Disk;
 use guest_tests::guest::{self, CMDLINE, Scratch};
 use guest_tests::initramfs::Initramfs;
-use guest_tests::packages::{self, Flavour, Kernel};
+use guest_tests::packages::{Flavour, Kernel, Qemu};
 use guest_tests::{command, modules};
 use sky_devices::block::BlockDevice;
 use sky_devices::image::{Format, Image, ImageSpec};
@@ -74,7 +74,7 @@ fn a_guest_of_qemu_uses_a_selfie_disk_over_vhost_user() {
     let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
     let output = thread::scope(|scope| {
         let server = scope.spawn(|| vhost_user::serve(&device, listener, &stop));
-        let mut qemu = Command::new(packages::qemu().unwrap());
+        let mut qemu = Qemu::get().unwrap().command();
         qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
         qemu.args(["-machine", "q35,memory-backend=memory", "-accel", "tcg", "-cpu", "max", "-m", "512"]);
         // vhost-user shares the guest's memory by descriptor.
