@@ -12,5 +12,6 @@
 pub mod block;
 pub mod image;
 pub mod io_class;
+pub mod policy;
 pub mod selfie;
 pub mod virtio;
