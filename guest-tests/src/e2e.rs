@@ -49,10 +49,9 @@ fn run_here_or_in_lab(name: &str, body: impl FnOnce()) -> Result<()> {
 
 /// Runs the test in the lab, and again if the lab is to blame.
 ///
-/// The emulated machine is not wholly reliable: with several guests at once, its kernel was seen to panic once in
-/// some hundred boots, and a guest without any traps to triple-fault as it boots. That is not the test's failure, so
-/// the test is repeated, and every death is told. A second triple fault in the same test is ours, and any other
-/// failure is never repeated.
+/// The emulated machine was not wholly reliable (docs/lab.md): its kernel was seen to panic, and a guest without any
+/// traps to triple-fault as it boots. That is not the test's failure, so the test is repeated, and every death is told.
+/// A second triple fault in the same test is ours, and any other failure is never repeated.
 fn again_in_lab(name: &str) -> Result<()> {
     repeat_if_lab_dies(name, forgive_one_fault(|| once_in_lab(name)))
 }

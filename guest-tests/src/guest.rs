@@ -116,7 +116,7 @@ pub fn prepare() -> Result<()> {
 
 /// Waits until no other guest runs in the lab, and keeps others waiting until it is dropped; elsewhere there is no need.
 ///
-/// Two guests at once, monitored or not, triple-faulted on the emulated processor about once in fifty boots.
+/// Two guests at once would only make each other slower, and time limits meaningless.
 pub fn turn() -> Result<Option<FileLock>> {
     if !place::inside_lab() {
         return Ok(None);

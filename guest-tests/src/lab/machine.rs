@@ -40,9 +40,14 @@ impl Timing {
         }
     }
 
+    /// The first processor runs no guests, the agent sees to that. When any other restores floating-point registers, QEMU
+    /// clears a bit of the *first* one's `hflags2` without a lock (`cpu_clear_ignne` in
+    /// target/i386/tcg/system/fpu_helper.c), and may undo what `VMRUN` or an exit just changed there: whether nested
+    /// paging is on, whether interrupts are let through. Guests triple-faulted of it or waited for ever, and the lab's
+    /// kernel ran into a recursion of page faults.
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Timing::Fast => &["-accel", "tcg,thread=multi", "-smp", "2"],
+            Timing::Fast => &["-accel", "tcg,thread=multi", "-smp", "3"],
             Timing::CountInstructions => &["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0"],
         }
     }

@@ -2,8 +2,7 @@
 //!
 //! Which one matters. Emulated processors lost interrupts up to version 10.1: `VMRUN` changed the word of what is
 //! pending (`interrupt_request`, in target/i386/tcg/system/svm_helper.c) while other threads set bits in it, without
-//! their lock and not atomically. A guest that waits for the interrupt then waits for ever. Debian 12 has 10.0 at most,
-//! so Debian 13's backport is taken, whatever the host runs.
+//! their lock and not atomically. Debian 12 has 10.0 at most, so Debian 13's backport is taken, whatever the host runs.
 
 use std::path::PathBuf;
 use std::process::Command;

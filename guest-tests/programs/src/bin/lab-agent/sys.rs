@@ -44,6 +44,21 @@ pub(crate) fn load_module(file: &File) -> io::Result<()> {
     }
 }
 
+/// Keeps this process, and all that it will start, off the first processor if there are others.
+pub(crate) fn leave_first_processor() -> io::Result<()> {
+    // SAFETY: a set of processors is plain memory, for which zeros are the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is as large as is said.
+    done(unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) }.into())?;
+    // SAFETY: the set is valid.
+    if unsafe { libc::CPU_COUNT(&set) } > 1 {
+        // SAFETY: every set has room for the first processor.
+        unsafe { libc::CPU_CLR(0, &mut set) };
+    }
+    // SAFETY: as above.
+    done(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) }.into())
+}
+
 /// Switches the machine off; returns only if that failed.
 pub(crate) fn power_off() {
     // SAFETY: sync has no preconditions.
