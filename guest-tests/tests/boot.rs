@@ -182,7 +182,7 @@ fn guests_end_well_many_times() {
     e2e("guests_end_well_many_times", || {
         let kernel = Kernel::get(Flavour::Cloud61).unwrap();
         let scratch = Scratch::new().unwrap();
-        let busy = "for n in $(seq 1); do (getpid-loop 50 >/dev/null) & getpid-loop 50 >/dev/null; done; wait; echo DONE=yes";
+        let busy = "for n in $(seq 6); do (getpid-loop 50 >/dev/null) & getpid-loop 50 >/dev/null; done; wait; echo DONE=yes";
         let initramfs = scratch.initramfs(&kernel, busy).unwrap();
         let image = kernel.vmlinux().unwrap();
         let start = Instant::now();
