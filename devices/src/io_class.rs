@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::policy::ClassId;
+
 /// Bytes of one classified block: file systems, page caches and fingerprints all work in 4 KiB.
 pub const BLOCK_SIZE: usize = 4096;
 
@@ -49,6 +51,8 @@ pub struct IoTag {
     pub class: IoClass,
     /// Where its content came from, when that is known.
     pub source: Option<Source>,
+    /// The class that a [policy](crate::policy) gives it; the unclassified rest where nobody has asked one.
+    pub class_id: ClassId,
 }
 
 /// Somebody who knows what disk blocks mean.

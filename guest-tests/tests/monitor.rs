@@ -39,6 +39,11 @@ impl Watched {
 
     /// Runs `script`, monitoring `executable` if one is given, and gives the report.
     fn run(&self, executable: Option<&str>, cmdline: &str, script: &str) -> (Finished, Value) {
+        let config = executable.map(|executable| format!("[[process]]\nexecutable = '{executable}'\n"));
+        self.run_with(config.as_deref(), cmdline, script)
+    }
+
+    fn run_with(&self, config: Option<&str>, cmdline: &str, script: &str) -> (Finished, Value) {
         let initramfs = self.scratch.initramfs(&self.kernel, script).unwrap();
         let stats = self.scratch.path("stats.json");
         // Only the bzImage moves itself about (KASLR).
@@ -48,8 +53,8 @@ impl Watched {
             .option("--cmdline", format!("{CMDLINE} {cmdline}"))
             .option("--stats", &stats)
             .disk(&self.disk);
-        if let Some(executable) = executable {
-            run = run.monitor(&self.config(&format!("[[process]]\nexecutable = '{executable}'\n")));
+        if let Some(config) = config {
+            run = run.monitor(&self.config(config));
         }
         let finished = run.run().unwrap().ok().unwrap();
         let stats: Value = serde_json::from_slice(&std::fs::read(stats).unwrap()).unwrap();
@@ -127,6 +132,30 @@ fn writes_are_seen_on_6_1() {
 fn writes_are_seen_on_6_12() {
     e2e("writes_are_seen_on_6_12", || {
         writes_are_seen(Flavour::Cloud612, "", WRITE);
+    });
+}
+
+/// The classes of blocks at the disk, by an administrator's file, against what the program says that it wrote.
+#[test]
+fn blocks_get_classes_by_a_policy() {
+    e2e("blocks_get_classes_by_a_policy", || {
+        let watched = Watched::new(Flavour::Cloud61);
+        let policy = format!(
+            "IO class id,IO class name,Eviction priority,Allocation\n0,unclassified,255,1.00\n\
+             1,process_name:writer&directory:/mnt,1,1.00\n2,file_name_prefix:{},0,1.00\n3,process_name:bystander,0,1.00\n",
+            MONITORED.name(0)
+        );
+        std::fs::write(watched.scratch.path("classes.csv"), policy).unwrap();
+        let config = "[[process]]\nexecutable = 'writer'\n[insight]\npolicy = 'classes.csv'\n";
+        let (finished, report) = watched.run_with(Some(config), "", WRITE);
+        assert_undisturbed(&watched, &finished);
+        assert_everything_was_seen(&report, &MONITORED);
+        let blocks: Vec<u64> =
+            report["classes"].as_array().unwrap().iter().map(|class| number(&class["blocks"])).collect();
+        let unknown = number(&report["blocks"]["unknown"]);
+        let others = (MONITORED.files - 1) * MONITORED.blocks;
+        // Nobody looks at the bystander, so nobody knows which blocks are its own.
+        assert_eq!(blocks, [unknown, others, MONITORED.blocks, 0]);
     });
 }
 

@@ -94,7 +94,7 @@ fn main() -> Result<()> {
     });
     let sky = Sky::with_observers(config.transpose()?.unwrap_or_default(), vec![Arc::new(Opens)]);
     sky.attach(&vm, memory.clone(), 1, kick)?;
-    // A disk would ask sky.classifier() what the blocks mean that it writes.
+    // A disk would ask sky.classifier(0) what the blocks mean that it writes.
     let (vcpu, on_thread) = (sky.vcpu(0)?, Arc::clone(&sky));
     let runner = thread::spawn(move || {
         // SAFETY: gettid has no preconditions.

@@ -16,13 +16,18 @@
 //!
 //! [insight]
 //! pending_blocks = 1048576   # written blocks that are remembered until they reach the disk
+//! policy = "ioclass.csv"     # classes of blocks, beside this file: docs/classes.md
 //! ```
 //!
 //! `process = []` begins with nobody: rules may be [added](crate::Sky::add) later.
 
-use std::path::Path;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use sky_devices::policy::{MAX_FILE_BYTES, Policy};
 
 use crate::process::ProcessRule;
 use crate::trap::Engine;
@@ -95,13 +100,20 @@ pub enum Returns {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Insight {
-    /// Written blocks that are remembered until they reach the disk, about 150 bytes each; the oldest go first.
+    /// Written blocks that are remembered until they reach the disk, about 200 bytes each; the oldest go first.
     pub pending_blocks: usize,
+    /// Which class each block gets. In a configuration file, `policy` names a file in the format of Open CAS Linux, from
+    /// the directory of the configuration file; without it, the paper's table.
+    #[serde(skip)]
+    pub policy: Policy,
+    /// The file that the policy was read from, as the configuration names it.
+    #[serde(rename = "policy")]
+    pub policy_file: Option<PathBuf>,
 }
 
 impl Default for Insight {
     fn default() -> Self {
-        Self { pending_blocks: 1 << 20 }
+        Self { pending_blocks: 1 << 20, policy: Policy::default(), policy_file: None }
     }
 }
 
@@ -113,7 +125,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("", &["process", "trap", "insight"]),
     ("process", &["executable", "command", "parent", "pid", "children"]),
     ("trap", &["engine", "mechanism", "port", "returns"]),
-    ("insight", &["pending_blocks"]),
+    ("insight", &["pending_blocks", "policy"]),
 ];
 
 impl Config {
@@ -124,14 +136,19 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self> {
         let named = |what: String| Error::Config(format!("{}: {what}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
-        Self::parse(&text).map_err(|error| named(error.to_string()))
+        let directory = path.parent().unwrap_or(Path::new(""));
+        Self::parse_in(&text, directory).map_err(|error| named(error.to_string()))
     }
 
-    /// Checks a text.
+    /// Checks a text. A file that it names is looked for from the current directory.
     ///
     /// # Errors
     /// [`Error::Config`] says what is wrong; an unknown key is named, and the known one nearest to it.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_in(text, Path::new(""))
+    }
+
+    fn parse_in(text: &str, directory: &Path) -> Result<Self> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| config(error.message()))?;
         check_keys("", &table)?;
         for (name, value) in &table {
@@ -143,8 +160,11 @@ impl Config {
                 check_keys(name, table)?;
             }
         }
-        let parsed: Self = table.try_into().map_err(|error: toml::de::Error| config(error.message()))?;
+        let mut parsed: Self = table.try_into().map_err(|error: toml::de::Error| config(error.message()))?;
         parsed.check()?;
+        if let Some(file) = &parsed.insight.policy_file {
+            parsed.insight.policy = load_policy(&directory.join(file))?;
+        }
         Ok(parsed)
     }
 
@@ -155,6 +175,15 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn load_policy(path: &Path) -> Result<Policy> {
+    let named = |what: &dyn fmt::Display| config(&format!("insight.policy: {}: {what}", path.display()));
+    let mut text = String::new();
+    // One byte more than a policy may have, which is refused then.
+    let file = File::open(path).map_err(|error| named(&error))?;
+    file.take(MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text).map_err(|error| named(&error))?;
+    Policy::parse(&text).map_err(|error| named(&error))
 }
 
 fn config(what: &str) -> Error {
@@ -237,6 +266,26 @@ mod tests {
         );
         assert_eq!(error("[[proces]]\nexecutable='a'"), "unknown key \"proces\": did you mean \"process\"?");
         assert!(error("[zzz]").contains("there are process, trap, insight"));
+    }
+
+    #[test]
+    fn a_policy_lies_beside_the_file_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("monitor.toml");
+        std::fs::write(&file, "process = []\n[insight]\npolicy = 'classes.csv'").unwrap();
+        let missing = Config::load(&file).unwrap_err().to_string();
+        assert!(missing.contains("insight.policy") && missing.contains("classes.csv"), "{missing}");
+        let csv = folder.path().join("classes.csv");
+        std::fs::write(&csv, "IO class id,IO class name,Eviction priority,Allocation\n1,metadata,1,9\n")
+            .unwrap();
+        let wrong = Config::load(&file).unwrap_err().to_string();
+        assert!(wrong.contains("line 2"), "{wrong}");
+        let text = "IO class id,IO class name,Eviction priority,Allocation\n1,metadata,1,1.00\n";
+        std::fs::write(&csv, text).unwrap();
+        assert_eq!(Config::load(&file).unwrap().insight.policy, Policy::parse(text).unwrap());
+        std::fs::write(&csv, vec![b'#'; MAX_FILE_BYTES + 1]).unwrap();
+        assert!(Config::load(&file).is_err());
+        assert_eq!(Config::parse("process = []").unwrap().insight.policy, Policy::paper());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!   Config::load(FILE)                  which processes, how
 //!   Sky::with_observers(config, ..)     one per virtual machine; who wants to know of which calls
 //!   sky.attach(&vm, memory, n, kick)    before the guest runs
-//!   sky.classifier()                    for the disks: what does this block mean?
+//!   sky.classifier(disk)                for each disk: what does this block mean?
 //!   sky.arm()                           when the guest has booted: its disk driver is ready
 //!   sky.vcpu(index)                     the virtual CPU's part, lives on its thread
 //!     vcpu.before_run(..)               before every KVM_RUN

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::insight::{BlockCounts, FileSummary, TrackerCounts};
+use crate::insight::{BlockCounts, ClassCount, FileSummary, TrackerCounts};
 use crate::trap::CompatEntry;
 use crate::trap::engine::InsightCounts;
 
@@ -94,6 +94,8 @@ pub struct Report {
     pub files: Vec<FileSummary>,
     /// What became of the disk blocks.
     pub blocks: BlockCounts,
+    /// How many disk blocks each class of the policy got.
+    pub classes: Vec<ClassCount>,
     /// What could not be followed.
     pub untracked: TrackerCounts,
 }
@@ -153,6 +155,10 @@ impl fmt::Display for Report {
             "\ndisk blocks written: {} matched to a file, {} unknown; {} of the files' blocks not seen at the disk",
             blocks.data, blocks.unknown, blocks.pending
         )?;
+        writeln!(f, "{:>7}  {:<40} {:>8}", "class", "rule", "blocks")?;
+        for class in self.classes.iter().filter(|class| class.blocks > 0) {
+            writeln!(f, "{:>7}  {:<40} {:>8}", class.id, class.name, class.blocks)?;
+        }
         let stops = self.stops;
         write!(
             f,

@@ -75,17 +75,18 @@ impl Sky {
     /// Also tells `observers` of the calls that they want; at most 31.
     #[must_use]
     pub fn with_observers(config: Config, observers: Vec<Arc<dyn Observer>>) -> Arc<Self> {
-        let index = Arc::new(BlockIndex::new(config.insight.pending_blocks));
+        let index = Arc::new(BlockIndex::new(config.insight.pending_blocks, config.insight.policy.clone()));
         let tracker = Arc::new(Tracker::new(Arc::clone(&index)));
         let mut all: Vec<Arc<dyn Observer>> = vec![Arc::clone(&tracker) as Arc<dyn Observer>];
         all.extend(observers.into_iter().take(31));
         Arc::new(Self { config, index, tracker, observers: all, machine: OnceLock::new() })
     }
 
-    /// Knows which blocks of the guest's disks are data of monitored processes.
+    /// Knows which blocks of a disk of the guest are data of monitored processes, and which class the policy gives each.
+    /// Disks are told apart by numbers of the embedder's choice.
     #[must_use]
-    pub fn classifier(&self) -> Arc<dyn Classifier> {
-        Arc::clone(&self.index) as Arc<dyn Classifier>
+    pub fn classifier(&self, disk: u16) -> Arc<dyn Classifier> {
+        Arc::new(self.index.disk(disk))
     }
 
     /// Takes up a virtual machine, before it runs: its VM, its memory, how many virtual CPUs it has, and how to get
@@ -199,6 +200,7 @@ impl Sky {
         let mut report = Report {
             files: self.index.files(),
             blocks: self.index.counts(),
+            classes: self.index.classes(),
             untracked: self.tracker.counts(),
             ..Report::default()
         };

@@ -73,8 +73,9 @@ impl Extension for Monitor {
         Box::new(Hook { sky: Arc::clone(&self.sky), index, vcpu: None })
     }
 
-    fn classifier(&self, _index: usize) -> Arc<dyn Classifier> {
-        self.sky.classifier()
+    fn classifier(&self, index: usize) -> Arc<dyn Classifier> {
+        // There are far fewer disks than numbers for them.
+        self.sky.classifier(u16::try_from(index).unwrap_or(u16::MAX))
     }
 
     fn driver_ok(&self, _index: usize) {

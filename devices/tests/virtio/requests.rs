@@ -252,12 +252,12 @@ impl Recorder {
 impl Classifier for Recorder {
     fn classify_write(&self, offset: u64, block: &[u8]) -> IoTag {
         self.note(format!("is-write {offset}+{} {}", block.len(), block[0]));
-        IoTag { class: if offset < 4096 { IoClass::Metadata } else { IoClass::Data }, source: None }
+        IoTag { class: if offset < 4096 { IoClass::Metadata } else { IoClass::Data }, ..IoTag::default() }
     }
 
     fn classify_read(&self, offset: u64) -> IoTag {
         self.note(format!("is-read {offset}"));
-        IoTag { class: IoClass::Data, source: None }
+        IoTag { class: IoClass::Data, ..IoTag::default() }
     }
 
     fn discarded(&self, offset: u64, length: u64) {

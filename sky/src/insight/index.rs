@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use sky_devices::io_class::{BLOCK_SIZE, Classifier, IoClass, IoTag, Source};
+use sky_devices::policy::{ClassId, Direction, Facts, Policy};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// A file that a monitored process writes, by its place in [`BlockIndex::files`].
@@ -31,6 +32,37 @@ pub struct FileSummary {
     pub matched: u64,
 }
 
+/// A process that writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writer {
+    /// Process id in the guest's initial namespace.
+    pub pid: u32,
+    /// Its name as Linux keeps it: of the executable, at most 15 bytes.
+    pub name: String,
+}
+
+/// Who wrote a block, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The process, when it is known.
+    pub writer: Option<Arc<Writer>>,
+    /// The class that the call itself gave the data.
+    pub hint: Option<u32>,
+    /// Past the guest's page cache (`O_DIRECT`).
+    pub direct: bool,
+}
+
+/// How many blocks a class of the policy got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClassCount {
+    /// The class.
+    pub id: u8,
+    /// Its rule, or `unclassified`.
+    pub name: String,
+    /// Blocks, or pieces of blocks, that the guest wrote to its disks.
+    pub blocks: u64,
+}
+
 /// What became of the blocks that the guest wrote to its disks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BlockCounts {
@@ -49,36 +81,73 @@ pub struct BlockCounts {
 /// Files that are told apart, each with a path of at most 4 KiB.
 pub const MAX_FILES: usize = 1 << 16;
 
+/// Classes are numbered up to [`ClassId::PREFETCH`].
+const CLASSES: usize = ClassId::PREFETCH.get() as usize + 1;
+
 type Fingerprint = u128;
 type Place = (FileId, u64);
 
-#[derive(Debug, Default)]
+/// A block that was written.
+#[derive(Clone, Debug)]
+struct Written {
+    content: Fingerprint,
+    place: Place,
+    origin: Origin,
+}
+
+#[derive(Debug)]
 struct Inner {
     files: Vec<FileSummary>,
     /// The paths again, to be shared with tags.
     paths: Vec<Arc<str>>,
     /// Places whose content has not reached the disk. Files may hold the same block.
     by_content: HashMap<Fingerprint, Vec<Place>>,
-    by_place: HashMap<Place, Fingerprint>,
+    by_place: HashMap<Place, (Fingerprint, Origin)>,
     /// Oldest first; an entry whose place has another content by now is stale.
     order: VecDeque<(Place, Fingerprint)>,
-    /// Content of disk blocks, by byte offset.
-    on_disk: HashMap<u64, (Fingerprint, Place)>,
+    /// What blocks of disks hold, by the disk's number and the byte offset.
+    on_disk: HashMap<(u16, u64), Written>,
     counts: BlockCounts,
+    /// Written blocks by the number of their class.
+    classes: [u64; CLASSES],
 }
 
-/// The index.
+/// The index of a virtual machine.
 #[derive(Debug)]
 pub struct BlockIndex {
     limit: usize,
+    policy: Policy,
     inner: Mutex<Inner>,
 }
 
+/// The index as one disk of the machine asks it.
+#[derive(Clone, Debug)]
+pub struct DiskBlocks {
+    index: Arc<BlockIndex>,
+    disk: u16,
+}
+
 impl BlockIndex {
-    /// Remembers up to `limit` pending blocks, and as many blocks of the disk.
+    /// Remembers up to `limit` pending blocks, and as many blocks of disks, and gives them classes by `policy`.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), inner: Mutex::default() }
+    pub fn new(limit: usize, policy: Policy) -> Self {
+        let inner = Inner {
+            files: Vec::new(),
+            paths: Vec::new(),
+            by_content: HashMap::new(),
+            by_place: HashMap::new(),
+            order: VecDeque::new(),
+            on_disk: HashMap::new(),
+            counts: BlockCounts::default(),
+            classes: [0; CLASSES],
+        };
+        Self { limit: limit.max(1), policy, inner: Mutex::new(inner) }
+    }
+
+    /// The classifier for disk `disk` of the machine; the same number is the same disk.
+    #[must_use]
+    pub fn disk(self: &Arc<Self>, disk: u16) -> DiskBlocks {
+        DiskBlocks { index: Arc::clone(self), disk }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -100,11 +169,11 @@ impl BlockIndex {
     }
 
     /// A process wrote `block` at byte `offset` of `file`. What it wrote there before will not reach the disk.
-    pub fn wrote_block(&self, file: FileId, offset: u64, block: &[u8]) {
+    pub fn wrote_block(&self, file: FileId, offset: u64, block: &[u8], origin: &Origin) {
         let content = xxh3_128(block);
         let place = (file, offset);
         let mut inner = self.lock();
-        if let Some(old) = inner.by_place.insert(place, content) {
+        if let Some((old, _)) = inner.by_place.insert(place, (content, origin.clone())) {
             if old == content {
                 return;
             }
@@ -123,7 +192,7 @@ impl BlockIndex {
     pub fn forget_block(&self, file: FileId, offset: u64) {
         let mut inner = self.lock();
         let place = (file, offset);
-        if let Some(content) = inner.by_place.remove(&place) {
+        if let Some((content, _)) = inner.by_place.remove(&place) {
             inner.remove_content(content, place);
             if let Some(summary) = inner.files.get_mut(file.0) {
                 summary.blocks = summary.blocks.saturating_sub(1);
@@ -152,6 +221,21 @@ impl BlockIndex {
         let inner = self.lock();
         BlockCounts { pending: inner.by_place.len() as u64, ..inner.counts }
     }
+
+    /// How many blocks each class of the policy got.
+    #[must_use]
+    pub fn classes(&self) -> Vec<ClassCount> {
+        let counts = self.lock().classes;
+        let count = |id: ClassId| counts.get(usize::from(id.get())).copied().unwrap_or(0);
+        let classes = self.policy.classes();
+        classes
+            .map(|class| ClassCount {
+                id: class.id().get(),
+                name: class.name().to_owned(),
+                blocks: count(class.id()),
+            })
+            .collect()
+    }
 }
 
 impl Inner {
@@ -167,7 +251,7 @@ impl Inner {
     fn shrink(&mut self, limit: usize) {
         while self.by_place.len() > limit {
             let Some((place, content)) = self.order.pop_front() else { return };
-            if self.by_place.get(&place) == Some(&content) {
+            if self.by_place.get(&place).is_some_and(|(now, _)| *now == content) {
                 self.by_place.remove(&place);
                 self.remove_content(content, place);
                 self.counts.forgotten += 1;
@@ -175,71 +259,114 @@ impl Inner {
         }
         if self.order.len() > 2 * self.by_place.len() + 1024 {
             let by_place = &self.by_place;
-            self.order.retain(|(place, content)| by_place.get(place) == Some(content));
+            self.order.retain(|(place, content)| by_place.get(place).is_some_and(|(now, _)| now == content));
         }
     }
 
-    fn tag(&self, (file, offset): Place) -> IoTag {
-        let source = self.paths.get(file.0).zip(self.files.get(file.0)).map(|(path, summary)| Source {
-            path: Arc::clone(path),
-            file_size: summary.size,
-            offset,
-        });
-        IoTag { class: IoClass::Data, source }
+    fn source(&self, (file, offset): Place) -> Option<Source> {
+        let (path, summary) = self.paths.get(file.0).zip(self.files.get(file.0))?;
+        Some(Source { path: Arc::clone(path), file_size: summary.size, offset })
+    }
+
+    /// What is known of a written block, now that it is at `facts.lba`.
+    fn tag(&self, policy: &Policy, written: &Written, facts: Facts<'_>) -> IoTag {
+        let source = self.source(written.place);
+        let writer = written.origin.writer.as_deref();
+        let facts = Facts {
+            class: IoClass::Data,
+            direct: Some(written.origin.direct),
+            file_size: source.as_ref().map(|source| source.file_size),
+            file_offset: source.as_ref().map(|source| source.offset),
+            path: source.as_ref().map(|source| &*source.path),
+            process_name: writer.map(|writer| writer.name.as_str()),
+            pid: writer.map(|writer| writer.pid),
+            hint: written.origin.hint,
+            ..facts
+        };
+        let class_id = policy.classify(&facts);
+        IoTag { class: IoClass::Data, source, class_id }
+    }
+
+    fn written(&mut self, disk: u16, offset: u64, block: &[u8], limit: usize) -> Option<Written> {
+        if block.len() != BLOCK_SIZE {
+            return None;
+        }
+        let content = xxh3_128(block);
+        let pending = self.by_content.get(&content).and_then(|places| places.first().copied());
+        if let Some(place) = pending {
+            let (_, origin) = self.by_place.remove(&place).unwrap_or_default();
+            self.remove_content(content, place);
+            if self.on_disk.len() >= limit {
+                self.on_disk.clear();
+            }
+            let written = Written { content, place, origin };
+            self.on_disk.insert((disk, offset), written.clone());
+            return Some(written);
+        }
+        // The page may be written again, as it was.
+        let known = self.on_disk.get(&(disk, offset)).filter(|known| known.content == content).cloned();
+        if known.is_none() {
+            self.on_disk.remove(&(disk, offset));
+        }
+        known
     }
 }
 
-impl Classifier for BlockIndex {
+impl DiskBlocks {
+    fn facts(&self, offset: u64, direction: Direction) -> Facts<'static> {
+        Facts {
+            lba: Some(offset / 512),
+            direction: Some(direction),
+            disk: Some(self.disk),
+            ..Facts::default()
+        }
+    }
+}
+
+impl Classifier for DiskBlocks {
     fn classify_write(&self, offset: u64, block: &[u8]) -> IoTag {
-        let mut inner = self.lock();
-        if block.len() != BLOCK_SIZE {
-            inner.counts.unknown += 1;
-            return IoTag::default();
-        }
-        let content = xxh3_128(block);
-        let pending = inner.by_content.get(&content).and_then(|places| places.first().copied());
-        let place = match pending {
-            Some(place) => {
-                inner.by_place.remove(&place);
-                inner.remove_content(content, place);
-                if inner.on_disk.len() >= self.limit {
-                    inner.on_disk.clear();
+        let facts = self.facts(offset, Direction::Write);
+        let BlockIndex { limit, policy, .. } = &*self.index;
+        let mut inner = self.index.lock();
+        let tag = match inner.written(self.disk, offset, block, *limit) {
+            Some(written) => {
+                inner.counts.data += 1;
+                if let Some(summary) = inner.files.get_mut(written.place.0.0) {
+                    summary.matched += 1;
                 }
-                inner.on_disk.insert(offset, (content, place));
-                place
+                inner.tag(policy, &written, facts)
             }
-            // The page is written again, as it was.
-            None => match inner.on_disk.get(&offset) {
-                Some(&(known, place)) if known == content => place,
-                _ => {
-                    inner.on_disk.remove(&offset);
-                    inner.counts.unknown += 1;
-                    return IoTag::default();
-                }
-            },
+            None => {
+                inner.counts.unknown += 1;
+                IoTag { class_id: policy.classify(&facts), ..IoTag::default() }
+            }
         };
-        inner.counts.data += 1;
-        if let Some(summary) = inner.files.get_mut(place.0.0) {
-            summary.matched += 1;
+        if let Some(count) = inner.classes.get_mut(usize::from(tag.class_id.get())) {
+            *count += 1;
         }
-        inner.tag(place)
+        tag
     }
 
     fn classify_read(&self, offset: u64) -> IoTag {
-        let inner = self.lock();
-        inner.on_disk.get(&offset).map(|&(_, place)| inner.tag(place)).unwrap_or_default()
+        let facts = self.facts(offset, Direction::Read);
+        let policy = &self.index.policy;
+        let inner = self.index.lock();
+        match inner.on_disk.get(&(self.disk, offset)) {
+            Some(written) => inner.tag(policy, written, facts),
+            None => IoTag { class_id: policy.classify(&facts), ..IoTag::default() },
+        }
     }
 
     fn discarded(&self, offset: u64, length: u64) {
-        let mut inner = self.lock();
+        let mut inner = self.index.lock();
         let end = offset.saturating_add(length);
         let block = BLOCK_SIZE as u64;
         // The shorter way round: a discard may cover the whole disk.
         if length / block > inner.on_disk.len() as u64 {
-            inner.on_disk.retain(|&at, _| at < offset || at >= end);
+            inner.on_disk.retain(|&(disk, at), _| disk != self.disk || at < offset || at >= end);
         } else {
             for at in (offset - offset % block..end).step_by(BLOCK_SIZE) {
-                inner.on_disk.remove(&at);
+                inner.on_disk.remove(&(self.disk, at));
             }
         }
     }

@@ -6,5 +6,7 @@
 mod index;
 mod tracker;
 
-pub use index::{BlockCounts, BlockIndex, FileId, FileSummary, MAX_FILES};
+pub use index::{
+    BlockCounts, BlockIndex, ClassCount, DiskBlocks, FileId, FileSummary, MAX_FILES, Origin, Writer,
+};
 pub use tracker::{Tracker, TrackerCounts};

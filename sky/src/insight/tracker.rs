@@ -9,11 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sky_devices::io_class::BLOCK_SIZE;
 
 use crate::guest::{Gva, Linux, OpenFile, Syscall, View};
-use crate::insight::{BlockIndex, FileId, MAX_FILES};
-use crate::observer::{Call, CallId, CallSet, Inquiry, Observer};
+use crate::insight::{BlockIndex, FileId, MAX_FILES, Origin, Writer};
+use crate::observer::{Call, CallId, CallSet, Inquiry, Observer, ProcessEvent};
 use crate::syscall::Outcome;
 
 const O_APPEND: u32 = 0o2000;
+const O_DIRECT: u32 = 0o40000;
+/// What Linux keeps of a program's name, `TASK_COMM_LEN` without its zero.
+const NAME_BYTES: usize = 15;
+/// More processes than any guest has at once.
+const MAX_WRITERS: usize = 1 << 16;
 /// What one write may transfer, `MAX_RW_COUNT` of Linux.
 const MAX_RW_COUNT: u64 = 0x7fff_f000;
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -35,6 +40,7 @@ struct WriteNote {
     size: u64,
     /// Whole blocks whose user pages were absent at entry; the kernel brings them in as it copies.
     absent: Vec<u64>,
+    origin: Origin,
 }
 
 /// Counters of what could not be followed.
@@ -68,14 +74,21 @@ struct Inner {
     counts: TrackerCounts,
     /// Writes on their way.
     notes: HashMap<CallId, WriteNote>,
+    /// Monitored processes by their numbers.
+    writers: HashMap<u32, Arc<Writer>>,
 }
 
 impl Tracker {
     /// Files what it finds in `index`.
     #[must_use]
     pub fn new(index: Arc<BlockIndex>) -> Self {
-        let (files, counts, notes) = (HashMap::new(), TrackerCounts::default(), HashMap::new());
-        Self(Mutex::new(Inner { index, files, counts, notes }))
+        Self(Mutex::new(Inner {
+            index,
+            files: HashMap::new(),
+            counts: TrackerCounts::default(),
+            notes: HashMap::new(),
+            writers: HashMap::new(),
+        }))
     }
 
     /// What could not be followed.
@@ -100,7 +113,12 @@ impl Observer for Tracker {
             let mut inner = self.lock();
             let [first, second, third, fourth, ..] = call.raw.args;
             let decoded = Syscall::decode(call.raw.number, [first, second, third, fourth]);
-            if let Some(note) = inner.entered(&call.view, call.linux, call.task, &decoded) {
+            let origin = Origin {
+                writer: inner.writers.get(&call.pid).cloned(),
+                hint: call.raw.hint().map(|hint| hint.class),
+                direct: false,
+            };
+            if let Some(note) = inner.entered(&call.view, call.linux, call.task, &decoded, origin) {
                 if inner.notes.len() >= MAX_NOTES {
                     inner.notes.clear();
                 }
@@ -135,6 +153,23 @@ impl Observer for Tracker {
     fn abandoned(&self, id: CallId) {
         self.lock().notes.remove(&id);
     }
+
+    fn process(&self, event: &ProcessEvent) {
+        let writers = &mut self.lock().writers;
+        match event {
+            ProcessEvent::Begins { pid, executable } => {
+                if writers.len() >= MAX_WRITERS {
+                    writers.clear();
+                }
+                let name = executable.rsplit('/').next().unwrap_or_default();
+                let name = name.get(..name.floor_char_boundary(NAME_BYTES)).unwrap_or_default().to_owned();
+                writers.insert(*pid, Arc::new(Writer { pid: *pid, name }));
+            }
+            ProcessEvent::Ends { pid } => {
+                writers.remove(pid);
+            }
+        }
+    }
 }
 
 impl Inner {
@@ -149,7 +184,14 @@ impl Inner {
 
     /// A thread enters `call`. Whole blocks are fingerprinted now: with O_SYNC or O_DIRECT they reach the disk before
     /// the call returns.
-    fn entered(&mut self, view: &View<'_>, linux: &Linux, task: Gva, call: &Syscall) -> Option<WriteNote> {
+    fn entered(
+        &mut self,
+        view: &View<'_>,
+        linux: &Linux,
+        task: Gva,
+        call: &Syscall,
+        origin: Origin,
+    ) -> Option<WriteNote> {
         let (fd, buffer, count, at) = match *call {
             Syscall::Write { fd, buffer, count } => (fd, buffer, count, None),
             Syscall::Pwrite64 { fd, buffer, count, offset } => (fd, buffer, count, Some(offset)),
@@ -179,6 +221,7 @@ impl Inner {
             buffer: Gva(buffer),
             size: file.size,
             absent: Vec::new(),
+            origin: Origin { direct: file.flags & O_DIRECT != 0, ..origin },
         };
         self.fingerprint(view, &mut note);
         Some(note)
@@ -197,7 +240,7 @@ impl Inner {
         let mut content = [0; BLOCK_SIZE];
         for &block in note.absent.iter().filter(|&&block| block.saturating_add(BLOCK) <= end) {
             match view.read(note.buffer.offset(block - note.offset), &mut content) {
-                Ok(()) => self.index.wrote_block(note.file, block, &content),
+                Ok(()) => self.index.wrote_block(note.file, block, &content, &note.origin),
                 Err(_) => self.counts.absent_blocks += 1,
             }
         }
@@ -211,7 +254,7 @@ impl Inner {
         let mut content = [0; BLOCK_SIZE];
         for block in whole_blocks(note.offset, note.count) {
             match view.read(note.buffer.offset(block - note.offset), &mut content) {
-                Ok(()) => self.index.wrote_block(note.file, block, &content),
+                Ok(()) => self.index.wrote_block(note.file, block, &content, &note.origin),
                 Err(_) => note.absent.push(block),
             }
         }

@@ -8,71 +8,135 @@ fn block(content: u8) -> Vec<u8> {
     (0..BLOCK_SIZE).map(|at| content ^ at.to_le_bytes()[0]).collect()
 }
 
+fn tables(limit: usize) -> (Arc<BlockIndex>, DiskBlocks) {
+    let index = Arc::new(BlockIndex::new(limit, Policy::default()));
+    let disk = index.disk(0);
+    (index, disk)
+}
+
 #[test]
 fn a_written_block_is_recognised_once_and_wherever_it_lands() {
-    let index = BlockIndex::new(100);
+    let (index, disk) = tables(100);
     let file = index.add_file("/data/a");
-    index.wrote_block(file, 8192, &block(1));
+    index.wrote_block(file, 8192, &block(1), &Origin::default());
     index.wrote(file, 4096, 12288);
-    let tag = index.classify_write(40960, &block(1));
+    let tag = disk.classify_write(40960, &block(1));
     assert_eq!(tag.class, IoClass::Data);
     assert_eq!(tag.source, Some(Source { path: "/data/a".into(), file_size: 12288, offset: 8192 }));
     assert_eq!(
-        index.classify_write(0, &block(1)),
+        disk.classify_write(0, &block(1)),
         IoTag::default(),
         "somebody else's block with that content"
     );
-    assert_eq!(index.classify_write(40960, &block(1)).class, IoClass::Data, "the same page written again");
-    assert_eq!(index.classify_read(40960).class, IoClass::Data);
-    assert_eq!(index.classify_read(0).class, IoClass::Unknown);
+    assert_eq!(disk.classify_write(40960, &block(1)).class, IoClass::Data, "the same page written again");
+    assert_eq!(disk.classify_read(40960).class, IoClass::Data);
+    assert_eq!(disk.classify_read(0).class, IoClass::Unknown);
 }
 
 #[test]
 fn a_rewritten_block_is_no_longer_expected() {
-    let index = BlockIndex::new(100);
+    let (index, disk) = tables(100);
     let file = index.add_file("/a");
-    index.wrote_block(file, 0, &block(1));
-    index.wrote_block(file, 0, &block(2));
-    assert_eq!(index.classify_write(0, &block(1)).class, IoClass::Unknown);
-    assert_eq!(index.classify_write(0, &block(2)).class, IoClass::Data);
+    index.wrote_block(file, 0, &block(1), &Origin::default());
+    index.wrote_block(file, 0, &block(2), &Origin::default());
+    assert_eq!(disk.classify_write(0, &block(1)).class, IoClass::Unknown);
+    assert_eq!(disk.classify_write(0, &block(2)).class, IoClass::Data);
     assert_eq!(index.counts(), BlockCounts { data: 1, unknown: 1, superseded: 1, ..BlockCounts::default() });
 }
 
 #[test]
 fn equal_blocks_of_two_files_are_each_recognised() {
-    let index = BlockIndex::new(100);
+    let (index, disk) = tables(100);
     let (a, b) = (index.add_file("/a"), index.add_file("/b"));
-    index.wrote_block(a, 0, &block(1));
-    index.wrote_block(b, 0, &block(1));
+    index.wrote_block(a, 0, &block(1), &Origin::default());
+    index.wrote_block(b, 0, &block(1), &Origin::default());
     for at in [0, 4096] {
-        assert_eq!(index.classify_write(at, &block(1)).class, IoClass::Data);
+        assert_eq!(disk.classify_write(at, &block(1)).class, IoClass::Data);
     }
     assert_eq!(index.files().iter().map(|file| file.matched).collect::<Vec<_>>(), [1, 1]);
 }
 
 #[test]
 fn discards_and_failed_writes_are_forgotten() {
-    let index = BlockIndex::new(100);
+    let (index, disk) = tables(100);
     let file = index.add_file("/a");
     for number in 0..4u8 {
-        index.wrote_block(file, u64::from(number) * 4096, &block(number));
-        index.classify_write(u64::from(number) * 4096, &block(number));
+        index.wrote_block(file, u64::from(number) * 4096, &block(number), &Origin::default());
+        disk.classify_write(u64::from(number) * 4096, &block(number));
     }
-    index.discarded(4096, 4096);
-    index.discarded(12288, u64::MAX);
-    let classes: Vec<IoClass> = (0..4).map(|number| index.classify_read(number * 4096).class).collect();
+    disk.discarded(4096, 4096);
+    disk.discarded(12288, u64::MAX);
+    let classes: Vec<IoClass> = (0..4).map(|number| disk.classify_read(number * 4096).class).collect();
     assert_eq!(classes, [IoClass::Data, IoClass::Unknown, IoClass::Data, IoClass::Unknown]);
-    index.wrote_block(file, 0, &block(9));
+    index.wrote_block(file, 0, &block(9), &Origin::default());
     index.forget_block(file, 0);
-    assert_eq!(index.classify_write(0, &block(9)).class, IoClass::Unknown);
+    assert_eq!(disk.classify_write(0, &block(9)).class, IoClass::Unknown);
 }
 
 #[test]
 fn pieces_of_blocks_are_unknown() {
-    let index = BlockIndex::new(100);
+    let (index, disk) = tables(100);
     let file = index.add_file("/a");
-    index.wrote_block(file, 0, &block(1));
-    assert_eq!(index.classify_write(0, &block(1)[..512]).class, IoClass::Unknown);
+    index.wrote_block(file, 0, &block(1), &Origin::default());
+    assert_eq!(disk.classify_write(0, &block(1)[..512]).class, IoClass::Unknown);
+}
+
+#[test]
+fn disks_are_told_apart() {
+    let (index, first) = tables(100);
+    let second = index.disk(1);
+    let file = index.add_file("/a");
+    index.wrote_block(file, 0, &block(1), &Origin::default());
+    assert_eq!(first.classify_write(4096, &block(1)).class, IoClass::Data);
+    assert_eq!(second.classify_read(4096).class, IoClass::Unknown);
+    assert_eq!(second.classify_write(4096, &block(1)).class, IoClass::Unknown);
+    second.discarded(0, u64::MAX);
+    assert_eq!(first.classify_read(4096).class, IoClass::Data);
+}
+
+/// Every fact that the index knows reaches the policy, and the class goes with the block: for reads, too.
+#[test]
+fn the_policy_gives_the_class() {
+    let policy = Policy::parse(
+        "IO class id,IO class name,Eviction priority,Allocation
+0,unclassified,9,1.00
+1,directory:/data&file_size:lt:1000000,1,1.00
+2,process_name:writer&pid:7,1,1.00
+3,direct,1,1.00
+4,file_offset:4096&io_direction:read,1,1.00
+5,lba:ge:800&core_id:3,1,1.00
+9,hint:77,1,1.00
+",
+    )
+    .unwrap();
+    let index = Arc::new(BlockIndex::new(100, policy));
+    let disk = index.disk(3);
+    let writer = Some(Arc::new(Writer { pid: 7, name: "writer".into() }));
+    let (data, other) = (index.add_file("/data/a"), index.add_file("/b"));
+    index.wrote(data, 4096, 4096);
+    let mut at = 0u64;
+    let mut class = |file, offset, origin: Origin| {
+        at += 4096;
+        let content = block(at.to_le_bytes()[1]);
+        index.wrote_block(file, offset, &content, &origin);
+        let written = disk.classify_write(at, &content).class_id.get();
+        (written, disk.classify_read(at).class_id.get())
+    };
+    assert_eq!(class(data, 0, Origin::default()), (1, 1));
+    assert_eq!(class(other, 0, Origin::default()), (0, 0));
+    assert_eq!(class(other, 8192, Origin { writer: writer.clone(), ..Origin::default() }), (2, 2));
+    assert_eq!(
+        class(other, 12288, Origin { direct: true, writer: writer.clone(), ..Origin::default() }),
+        (3, 3)
+    );
+    assert_eq!(class(other, 4096, Origin::default()), (0, 4));
+    // A hint that is a class's number wins; another one is for the rules.
+    assert_eq!(class(data, 4096, Origin { hint: Some(2), ..Origin::default() }), (2, 2));
+    assert_eq!(class(other, 16384, Origin { hint: Some(77), direct: true, writer }), (9, 9));
+    assert_eq!(disk.classify_write(800 * 512, &block(200)).class_id.get(), 5, "nobody's block, by its place");
+    let blocks: Vec<(u8, u64)> = index.classes().iter().map(|class| (class.id, class.blocks)).collect();
+    assert_eq!(blocks, [(0, 2), (1, 1), (2, 2), (3, 1), (4, 0), (5, 1), (9, 1)]);
+    assert_eq!(index.classes()[1].name, "directory:/data&file_size:lt:1000000");
 }
 
 #[derive(Clone, Debug)]
@@ -94,10 +158,10 @@ proptest! {
     /// One file: the class of every disk write is what plain lists say.
     #[test]
     fn agrees_with_a_naive_model(steps in proptest::collection::vec(step(), 1..80)) {
-        let index = BlockIndex::new(1000);
+        let (index, disk) = tables(1000);
         let file = index.add_file("/a");
         let mut pending: Vec<(u64, u8)> = Vec::new();
-        let mut disk: Vec<(u64, u8)> = Vec::new();
+        let mut stored: Vec<(u64, u8)> = Vec::new();
         for step in steps {
             match step {
                 Step::Write { offset, content } => {
@@ -105,25 +169,25 @@ proptest! {
                         pending.retain(|entry| entry.0 != offset);
                         pending.push((offset, content));
                     }
-                    index.wrote_block(file, offset, &block(content));
+                    index.wrote_block(file, offset, &block(content), &Origin::default());
                 }
                 Step::Disk { offset, content } => {
                     let known = if let Some(at) = pending.iter().position(|entry| entry.1 == content) {
                         pending.remove(at);
                         true
                     } else {
-                        disk.contains(&(offset, content))
+                        stored.contains(&(offset, content))
                     };
-                    disk.retain(|entry| entry.0 != offset);
+                    stored.retain(|entry| entry.0 != offset);
                     if known {
-                        disk.push((offset, content));
+                        stored.push((offset, content));
                     }
-                    let class = index.classify_write(offset, &block(content)).class;
+                    let class = disk.classify_write(offset, &block(content)).class;
                     prop_assert_eq!(class == IoClass::Data, known);
                 }
                 Step::Discard { offset, blocks } => {
-                    disk.retain(|entry| entry.0 < offset || entry.0 >= offset + blocks * 4096);
-                    index.discarded(offset, blocks * 4096);
+                    stored.retain(|entry| entry.0 < offset || entry.0 >= offset + blocks * 4096);
+                    disk.discarded(offset, blocks * 4096);
                 }
             }
             prop_assert_eq!(index.counts().pending, pending.len() as u64);
@@ -133,11 +197,11 @@ proptest! {
     /// However much is written, the tables stay within their limit.
     #[test]
     fn tables_stay_within_their_limit(limit in 1usize..20, writes in proptest::collection::vec((0..50u64, any::<u8>()), 1..400)) {
-        let index = BlockIndex::new(limit);
+        let (index, disk) = tables(limit);
         let file = index.add_file("/a");
         for (number, content) in writes {
-            index.wrote_block(file, number * 4096, &block(content));
-            index.classify_write(number * 4096, &block(content.wrapping_add(1)));
+            index.wrote_block(file, number * 4096, &block(content), &Origin::default());
+            disk.classify_write(number * 4096, &block(content.wrapping_add(1)));
             let inner = index.lock();
             prop_assert!(inner.by_place.len() <= limit && inner.on_disk.len() <= limit);
             prop_assert!(inner.order.len() <= 2 * inner.by_place.len() + 1025);
