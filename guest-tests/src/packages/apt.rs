@@ -98,9 +98,9 @@ Acquire::IndexTargets::deb::Translations::DefaultEnabled "false";
             .ok_or_else(|| Error::Missing(format!("the package {meta} depends on no kernel")))
     }
 
-    /// Packages with all that they need, as `name=version`, in an order in which they could be installed, and
-    /// from a suite if one is preferred. Nothing is
-    /// installed already as far as the private apt is concerned, so the list is complete.
+    /// Packages with all that they need, as `name=version`, in an order in which they could be installed, and from a
+    /// suite if one is preferred. Nothing is installed already as far as the private apt is concerned, so the list is
+    /// complete.
     pub(super) fn closure(&self, packages: &[&str], suite: Option<&str>) -> Result<Vec<String>> {
         let mut install = self.tool("apt-get");
         install.args(["install", "--simulate", "--no-install-recommends"]);
