@@ -21,6 +21,8 @@ const ZONE_TABLE: u64 = CLUSTER as u64;
 /// Zones beyond twice the disk's size: clusters that were given back leave holes in zones.
 const SPARE_ZONES: u64 = 64;
 const MAX_DISK: u64 = 64 << 40;
+/// Where the numbers of superblocks and generations end. Nobody counts that far; what is opened here goes on for a while.
+const LAST_NUMBER: u64 = 1 << 62;
 
 /// The bytes. All numbers are little-endian; what is reserved is zeros.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -293,6 +295,10 @@ impl Superblock {
             }
             _ => return fail(ErrorKind::TooNew, "an unknown format of the backing image"),
         };
+        let (sequence, generation) = (bytes.sequence.get(), bytes.generation.get());
+        if sequence.max(generation) > LAST_NUMBER {
+            return fail(ErrorKind::Corrupt, "the superblock's numbers are higher than anybody counts");
+        }
         let flags = bytes.flags.get();
         let layout = Layout {
             zone_table: bytes.zone_table.get(),
@@ -306,8 +312,8 @@ impl Superblock {
             return fail(ErrorKind::Corrupt, "the superblock's sizes and places contradict each other");
         }
         Ok(Self {
-            sequence: bytes.sequence.get(),
-            generation: bytes.generation.get(),
+            sequence,
+            generation,
             uuid: bytes.uuid,
             secret: Secret(bytes.secret),
             size,
@@ -406,8 +412,10 @@ mod tests {
 
     #[test]
     fn no_contradiction_is_believed() {
-        // The size, the size that it can grow to, the zone table's entries and place, the L1 table, the zones.
+        // The two numbers, the size, the size that it can grow to, the zone table's entries and place, the L1 table, the zones.
         for (at, value) in [
+            (16, u64::MAX),
+            (24, u64::MAX),
             (64, u64::MAX),
             (64, 0),
             (64, 513),
