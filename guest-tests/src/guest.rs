@@ -56,12 +56,16 @@ read uptime idle < /proc/uptime; echo GUEST_UPTIME=$uptime
 for module in /modules/*.ko; do insmod $module; done
 ";
 
-/// Writes a guest's initramfs to `path`. `script` is what init does before it switches the machine off.
+/// Writes a guest's initramfs to `path`. `script` is what init does before it switches the machine off. Programs of ours
+/// are there if it names them: what is not there need not be unpacked at each boot.
 pub fn initramfs(kernel: &Kernel, script: &str, path: &Path) -> Result<()> {
     let base = base(kernel)?;
     let mut bytes = fs::read(&base).map_err(Error::file("read", &base))?;
     let mut image = Initramfs::new();
     for program in Program::GUEST {
+        if !script.contains(program.name()) {
+            continue;
+        }
         image.copy(&format!("bin/{}", program.name()), &program.path()?)?;
     }
     let init = format!("{PROLOGUE}{script}\nsync\npoweroff -f\n");

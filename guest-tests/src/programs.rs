@@ -83,7 +83,7 @@ pub fn sky_vmm() -> Result<PathBuf> {
 /// lab.
 pub fn sky_vmm_static() -> Result<PathBuf> {
     static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-    let strip = format!(r#"profile.{}.strip="symbols""#, PROFILE.0);
+    let strip = without_symbols();
     let args = ["--package", "sky-vmm", "--target", STATIC_TARGET, "--config", &strip];
     once(&BUILT, || cargo(&args, &static_dir(), Some(STATIC_FLAGS)))?;
     existing(static_dir().join(STATIC_TARGET).join(PROFILE.1).join("sky-vmm"))
@@ -113,6 +113,11 @@ pub fn hints() -> Result<[PathBuf; 2]> {
     Ok([existing(built().join("libiwrite.so"))?, existing(built().join("examples/every_call"))?])
 }
 
+/// Cargo's setting for it.
+fn without_symbols() -> String {
+    format!(r#"profile.{}.strip="symbols""#, PROFILE.0)
+}
+
 fn built() -> PathBuf {
     paths::target().join(PROFILE.1)
 }
@@ -121,9 +126,11 @@ fn static_dir() -> PathBuf {
     paths::target().join("static")
 }
 
+/// Without symbols, which are five sixths of a program, and would be unpacked at each boot of a guest.
 fn build_static() -> Result<()> {
-    let mut args =
-        vec!["--package", "guest-programs", "--target", STATIC_TARGET, "--bin", Program::LabAgent.name()];
+    let strip = without_symbols();
+    let mut args = vec!["--package", "guest-programs", "--target", STATIC_TARGET, "--config", &strip];
+    args.extend(["--bin", Program::LabAgent.name()]);
     args.extend(Program::GUEST.iter().flat_map(|program| ["--bin", program.name()]));
     cargo(&args, &static_dir(), Some(STATIC_FLAGS))
 }
