@@ -53,6 +53,8 @@ pub struct IoTag {
     pub source: Option<Source>,
     /// The class that a [policy](crate::policy) gives it; the unclassified rest where nobody has asked one.
     pub class_id: ClassId,
+    /// The place in a file that it is a copy of, when that is known.
+    pub copied_from: Option<Source>,
 }
 
 /// Somebody who knows what disk blocks mean.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use guest_tests::disk::Disk;
 use guest_tests::e2e;
+use guest_tests::forms::Form;
 use guest_tests::guest::{CMDLINE, Finished, GuestRun, Scratch};
 use guest_tests::packages::{Flavour, Kernel};
 use guest_tests::workload::Files;
@@ -133,6 +134,56 @@ fn writes_are_seen_on_6_12() {
     e2e("writes_are_seen_on_6_12", || {
         writes_are_seen(Flavour::Cloud612, "", WRITE);
     });
+}
+
+/// Each form of writing there is, at odd places: every block of every file is recognised, those that a write covered
+/// partly, those that the kernel copied and those of writes that fell short.
+fn every_form_of_writing_is_seen(flavour: Flavour) {
+    let watched = Watched::new(flavour);
+    // Each block goes to the disk when the program says so, not when it has been in memory for half a minute.
+    let script = "echo 100000 > /proc/sys/vm/dirty_expire_centisecs
+        mount -t ext4 /dev/vda /mnt; writer forms /mnt; echo FORMS=$?; umount /mnt";
+    let (finished, report) = watched.run(Some("writer"), "", script);
+    assert_eq!(finished.marker("FORMS").unwrap(), "0");
+    watched.disk.check().unwrap();
+    let files = report["files"].as_array().unwrap();
+    let (mut all, mut copied) = (0, 0);
+    for form in Form::ALL {
+        let content = form.content();
+        assert!(watched.disk.cat(&format!("/{}", form.name())).unwrap() == content, "{form:?}");
+        let path = format!("/mnt/{}", form.name());
+        let file =
+            files.iter().find(|file| file["path"] == path).unwrap_or_else(|| panic!("{path}: {report}"));
+        let blocks = content.len().div_ceil(4096) as u64;
+        let matched = number(&file["matched"]);
+        assert_eq!(number(&file["size"]), content.len() as u64, "{form:?}");
+        match form {
+            // Some blocks are written more than once.
+            Form::Sync | Form::Patch => assert!(matched > blocks, "{form:?}: {matched}"),
+            _ => assert_eq!(matched, blocks, "{form:?}: {file}"),
+        }
+        all += matched;
+        copied += if form.copies().is_some() { blocks } else { 0 };
+    }
+    assert_eq!(number(&report["blocks"]["data"]), all);
+    assert_eq!(
+        number(&report["blocks"]["copied"]),
+        copied - Form::Splice.content().len().div_ceil(4096) as u64
+    );
+    assert_eq!(number(&report["blocks"]["pending"]), 0, "{report}");
+    for what in ["unreadable", "partial_blocks", "absent_blocks"] {
+        assert_eq!(number(&report["untracked"][what]), 0, "{what}: {report}");
+    }
+}
+
+#[test]
+fn every_form_of_writing_is_seen_on_6_1() {
+    e2e("every_form_of_writing_is_seen_on_6_1", || every_form_of_writing_is_seen(Flavour::Cloud61));
+}
+
+#[test]
+fn every_form_of_writing_is_seen_on_6_12() {
+    e2e("every_form_of_writing_is_seen_on_6_12", || every_form_of_writing_is_seen(Flavour::Cloud612));
 }
 
 /// The classes of blocks at the disk, by an administrator's file, against what the program says that it wrote.

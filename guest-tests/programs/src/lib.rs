@@ -2,6 +2,7 @@
 //!
 //! They are linked statically, so this package needs little: whatever it needs is built once more for them.
 
+pub mod forms;
 pub mod pattern;
 pub mod protocol;
 pub mod torture;

@@ -223,6 +223,16 @@ impl Btf {
         Ok(place)
     }
 
+    /// Bytes of a structure.
+    ///
+    /// # Errors
+    /// [`Error::Btf`] names what is missing.
+    pub fn size(&self, structure: &str) -> Result<u64> {
+        let id = self.structs.get(structure).and_then(|&id| self.raw(id));
+        id.map(|raw| raw.size_or_type.get().into())
+            .ok_or_else(|| Error::Btf(format!("no struct {structure}")))
+    }
+
     /// Whether the kernel has a structure of this name.
     #[must_use]
     pub fn has_struct(&self, name: &str) -> bool {

@@ -3,6 +3,7 @@
 //! Offsets come from the guest's BTF, values from its memory. All of it is read while the virtual CPU stands still.
 
 mod files;
+mod pages;
 mod process;
 
 use crate::guest::btf::Btf;
@@ -58,6 +59,8 @@ pub struct Linux {
     mount_vfsmount: u64,
     mount_parent: u64,
     mount_mountpoint: u64,
+    /// Not for all kernels.
+    pages: Option<pages::PageCache>,
 }
 
 impl Linux {
@@ -119,6 +122,7 @@ impl Linux {
             mount_vfsmount: btf.offset("mount", "mnt")?,
             mount_parent: btf.offset("mount", "mnt_parent")?,
             mount_mountpoint: btf.offset("mount", "mnt_mountpoint")?,
+            pages: pages::PageCache::new(btf).ok(),
         })
     }
 

@@ -7,9 +7,7 @@ pub mod btf;
 mod kernel;
 mod linux;
 mod paging;
-mod syscall;
 
 pub use kernel::KernelImage;
 pub use linux::{Linux, OpenFile, Process, Thread};
 pub use paging::{Gpa, Gva, Mapping, View};
-pub use syscall::Syscall;

@@ -50,7 +50,13 @@ pub struct Origin {
     pub hint: Option<u32>,
     /// Past the guest's page cache (`O_DIRECT`).
     pub direct: bool,
+    /// What it is a copy of.
+    pub copied_from: Option<Source>,
 }
+
+/// What a block was expected to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prior(Fingerprint, Arc<Origin>);
 
 /// How many blocks a class of the policy got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -68,6 +74,8 @@ pub struct ClassCount {
 pub struct BlockCounts {
     /// Recognised as file data.
     pub data: u64,
+    /// Of these, known to be copies of other blocks.
+    pub copied: u64,
     /// Not recognised.
     pub unknown: u64,
     /// Written by a process, and replaced before they reached the disk.
@@ -92,7 +100,7 @@ type Place = (FileId, u64);
 struct Written {
     content: Fingerprint,
     place: Place,
-    origin: Origin,
+    origin: Arc<Origin>,
 }
 
 #[derive(Debug)]
@@ -102,7 +110,7 @@ struct Inner {
     paths: Vec<Arc<str>>,
     /// Places whose content has not reached the disk. Files may hold the same block.
     by_content: HashMap<Fingerprint, Vec<Place>>,
-    by_place: HashMap<Place, (Fingerprint, Origin)>,
+    by_place: HashMap<Place, (Fingerprint, Arc<Origin>)>,
     /// Oldest first; an entry whose place has another content by now is stale.
     order: VecDeque<(Place, Fingerprint)>,
     /// What blocks of disks hold, by the disk's number and the byte offset.
@@ -168,36 +176,56 @@ impl BlockIndex {
         FileId(inner.files.len() - 1)
     }
 
-    /// A process wrote `block` at byte `offset` of `file`. What it wrote there before will not reach the disk.
-    pub fn wrote_block(&self, file: FileId, offset: u64, block: &[u8], origin: &Origin) {
+    /// A process wrote `block` at byte `offset` of `file`. What it wrote there before will not reach the disk; if it had
+    /// not yet, that is what this returns.
+    pub fn wrote_block(
+        &self,
+        file: FileId,
+        offset: u64,
+        block: &[u8],
+        origin: &Arc<Origin>,
+    ) -> Option<Prior> {
         let content = xxh3_128(block);
-        let place = (file, offset);
         let mut inner = self.lock();
-        if let Some((old, _)) = inner.by_place.insert(place, (content, origin.clone())) {
-            if old == content {
-                return;
-            }
-            inner.remove_content(old, place);
+        let prior = inner.expect((file, offset), content, Arc::clone(origin));
+        if prior.as_ref().is_some_and(|prior| prior.0 == content) {
+            return prior;
+        }
+        if prior.is_some() {
             inner.counts.superseded += 1;
         }
-        inner.by_content.entry(content).or_default().push(place);
-        inner.order.push_back((place, content));
         if let Some(summary) = inner.files.get_mut(file.0) {
             summary.blocks += 1;
         }
         inner.shrink(self.limit);
+        prior
     }
 
-    /// The block at `offset` of `file` was not written after all.
-    pub fn forget_block(&self, file: FileId, offset: u64) {
+    /// The block at `offset` of `file` was not written after all, and is what it was before. One that has reached the
+    /// disk meanwhile stays.
+    pub fn take_back_block(&self, file: FileId, offset: u64, prior: Option<Prior>) {
         let mut inner = self.lock();
         let place = (file, offset);
-        if let Some((content, _)) = inner.by_place.remove(&place) {
-            inner.remove_content(content, place);
-            if let Some(summary) = inner.files.get_mut(file.0) {
-                summary.blocks = summary.blocks.saturating_sub(1);
+        let Some((content, origin)) = inner.by_place.get_mut(&place) else { return };
+        let content = *content;
+        match prior {
+            Some(Prior(before, by)) if before == content => {
+                *origin = by;
+                return;
+            }
+            Some(Prior(before, by)) => {
+                inner.counts.superseded = inner.counts.superseded.saturating_sub(1);
+                inner.expect(place, before, by);
+            }
+            None => {
+                inner.by_place.remove(&place);
+                inner.remove_content(content, place);
             }
         }
+        if let Some(summary) = inner.files.get_mut(file.0) {
+            summary.blocks = summary.blocks.saturating_sub(1);
+        }
+        inner.shrink(self.limit);
     }
 
     /// A write of `bytes` bytes to `file` ended, and left it `size` bytes long.
@@ -239,6 +267,19 @@ impl BlockIndex {
 }
 
 impl Inner {
+    /// From now on `content` is what the place's block on the disk will be. Returns what was expected before.
+    fn expect(&mut self, place: Place, content: Fingerprint, origin: Arc<Origin>) -> Option<Prior> {
+        let prior = self.by_place.insert(place, (content, origin)).map(|(old, origin)| Prior(old, origin));
+        match &prior {
+            Some(Prior(old, _)) if *old == content => return prior,
+            Some(Prior(old, _)) => self.remove_content(*old, place),
+            None => {}
+        }
+        self.by_content.entry(content).or_default().push(place);
+        self.order.push_back((place, content));
+        prior
+    }
+
     fn remove_content(&mut self, content: Fingerprint, place: Place) {
         if let Some(places) = self.by_content.get_mut(&content) {
             places.retain(|&other| other != place);
@@ -284,7 +325,7 @@ impl Inner {
             ..facts
         };
         let class_id = policy.classify(&facts);
-        IoTag { class: IoClass::Data, source, class_id }
+        IoTag { class: IoClass::Data, source, class_id, copied_from: written.origin.copied_from.clone() }
     }
 
     fn written(&mut self, disk: u16, offset: u64, block: &[u8], limit: usize) -> Option<Written> {
@@ -331,6 +372,7 @@ impl Classifier for DiskBlocks {
         let tag = match inner.written(self.disk, offset, block, *limit) {
             Some(written) => {
                 inner.counts.data += 1;
+                inner.counts.copied += u64::from(written.origin.copied_from.is_some());
                 if let Some(summary) = inner.files.get_mut(written.place.0.0) {
                     summary.matched += 1;
                 }

@@ -7,6 +7,6 @@ mod index;
 mod tracker;
 
 pub use index::{
-    BlockCounts, BlockIndex, ClassCount, DiskBlocks, FileId, FileSummary, MAX_FILES, Origin, Writer,
+    BlockCounts, BlockIndex, ClassCount, DiskBlocks, FileId, FileSummary, MAX_FILES, Origin, Prior, Writer,
 };
 pub use tracker::{Tracker, TrackerCounts};

@@ -1,14 +1,21 @@
 //! Guest program: writes files with known contents, in several ways, and says what it wrote.
 //!
 //! `writer DIR [SEED [FILES [BLOCKS]]]`
+//! `writer forms DIR`: one file for each form of writing there is
 
 use std::io;
 use std::path::Path;
 
+use guest_programs::forms;
 use guest_programs::workload::Files;
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, dir] = &args[..]
+        && first == "forms"
+    {
+        return forms::write(Path::new(dir));
+    }
     let (dir, numbers) =
         args.split_first().ok_or_else(|| io::Error::other("usage: writer DIR [SEED [FILES [BLOCKS]]]"))?;
     let files = Files::parse("w", numbers)?;

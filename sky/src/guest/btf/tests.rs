@@ -37,6 +37,7 @@ fn members_nested_anonymous_and_in_arrays() {
     assert_eq!(btf.offset("outer", "y.b").unwrap(), 32);
     let list = btf.member("outer", "list").unwrap();
     assert_eq!((list.offset, btf.array(list).unwrap()), (64, (6, 16)));
+    assert_eq!((btf.size("inner").unwrap(), btf.size("outer").unwrap()), (16, 200));
     assert_eq!(btf.per_cpu("current_thing"), Some(0x1_2340));
     assert!(btf.has_struct("inner") && !btf.has_struct("inner_t"));
 }

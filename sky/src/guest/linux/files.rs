@@ -22,6 +22,7 @@ pub struct OpenFile {
     pub position: u64,
     /// Flags of `open(2)`, `O_APPEND` and such.
     pub flags: u32,
+    pub(super) inode: Gva,
     dentry: Gva,
     mount: Gva,
 }
@@ -54,6 +55,7 @@ impl Linux {
             size: view.read_u64(inode.offset(self.inode_size))?,
             position: view.read_u64(file.offset(self.file_pos))?,
             flags: view.read_u32(file.offset(self.file_flags))?,
+            inode,
             dentry: pointer(view, file.offset(self.file_dentry))?,
             mount: pointer(view, file.offset(self.file_mnt))?,
         }))

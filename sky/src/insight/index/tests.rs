@@ -18,7 +18,7 @@ fn tables(limit: usize) -> (Arc<BlockIndex>, DiskBlocks) {
 fn a_written_block_is_recognised_once_and_wherever_it_lands() {
     let (index, disk) = tables(100);
     let file = index.add_file("/data/a");
-    index.wrote_block(file, 8192, &block(1), &Origin::default());
+    index.wrote_block(file, 8192, &block(1), &Arc::default());
     index.wrote(file, 4096, 12288);
     let tag = disk.classify_write(40960, &block(1));
     assert_eq!(tag.class, IoClass::Data);
@@ -37,8 +37,8 @@ fn a_written_block_is_recognised_once_and_wherever_it_lands() {
 fn a_rewritten_block_is_no_longer_expected() {
     let (index, disk) = tables(100);
     let file = index.add_file("/a");
-    index.wrote_block(file, 0, &block(1), &Origin::default());
-    index.wrote_block(file, 0, &block(2), &Origin::default());
+    index.wrote_block(file, 0, &block(1), &Arc::default());
+    index.wrote_block(file, 0, &block(2), &Arc::default());
     assert_eq!(disk.classify_write(0, &block(1)).class, IoClass::Unknown);
     assert_eq!(disk.classify_write(0, &block(2)).class, IoClass::Data);
     assert_eq!(index.counts(), BlockCounts { data: 1, unknown: 1, superseded: 1, ..BlockCounts::default() });
@@ -48,8 +48,8 @@ fn a_rewritten_block_is_no_longer_expected() {
 fn equal_blocks_of_two_files_are_each_recognised() {
     let (index, disk) = tables(100);
     let (a, b) = (index.add_file("/a"), index.add_file("/b"));
-    index.wrote_block(a, 0, &block(1), &Origin::default());
-    index.wrote_block(b, 0, &block(1), &Origin::default());
+    index.wrote_block(a, 0, &block(1), &Arc::default());
+    index.wrote_block(b, 0, &block(1), &Arc::default());
     for at in [0, 4096] {
         assert_eq!(disk.classify_write(at, &block(1)).class, IoClass::Data);
     }
@@ -61,15 +61,15 @@ fn discards_and_failed_writes_are_forgotten() {
     let (index, disk) = tables(100);
     let file = index.add_file("/a");
     for number in 0..4u8 {
-        index.wrote_block(file, u64::from(number) * 4096, &block(number), &Origin::default());
+        index.wrote_block(file, u64::from(number) * 4096, &block(number), &Arc::default());
         disk.classify_write(u64::from(number) * 4096, &block(number));
     }
     disk.discarded(4096, 4096);
     disk.discarded(12288, u64::MAX);
     let classes: Vec<IoClass> = (0..4).map(|number| disk.classify_read(number * 4096).class).collect();
     assert_eq!(classes, [IoClass::Data, IoClass::Unknown, IoClass::Data, IoClass::Unknown]);
-    index.wrote_block(file, 0, &block(9), &Origin::default());
-    index.forget_block(file, 0);
+    index.wrote_block(file, 0, &block(9), &Arc::default());
+    index.take_back_block(file, 0, None);
     assert_eq!(disk.classify_write(0, &block(9)).class, IoClass::Unknown);
 }
 
@@ -77,7 +77,7 @@ fn discards_and_failed_writes_are_forgotten() {
 fn pieces_of_blocks_are_unknown() {
     let (index, disk) = tables(100);
     let file = index.add_file("/a");
-    index.wrote_block(file, 0, &block(1), &Origin::default());
+    index.wrote_block(file, 0, &block(1), &Arc::default());
     assert_eq!(disk.classify_write(0, &block(1)[..512]).class, IoClass::Unknown);
 }
 
@@ -86,7 +86,7 @@ fn disks_are_told_apart() {
     let (index, first) = tables(100);
     let second = index.disk(1);
     let file = index.add_file("/a");
-    index.wrote_block(file, 0, &block(1), &Origin::default());
+    index.wrote_block(file, 0, &block(1), &Arc::default());
     assert_eq!(first.classify_write(4096, &block(1)).class, IoClass::Data);
     assert_eq!(second.classify_read(4096).class, IoClass::Unknown);
     assert_eq!(second.classify_write(4096, &block(1)).class, IoClass::Unknown);
@@ -118,7 +118,7 @@ fn the_policy_gives_the_class() {
     let mut class = |file, offset, origin: Origin| {
         at += 4096;
         let content = block(at.to_le_bytes()[1]);
-        index.wrote_block(file, offset, &content, &origin);
+        index.wrote_block(file, offset, &content, &Arc::new(origin));
         let written = disk.classify_write(at, &content).class_id.get();
         (written, disk.classify_read(at).class_id.get())
     };
@@ -132,16 +132,34 @@ fn the_policy_gives_the_class() {
     assert_eq!(class(other, 4096, Origin::default()), (0, 4));
     // A hint that is a class's number wins; another one is for the rules.
     assert_eq!(class(data, 4096, Origin { hint: Some(2), ..Origin::default() }), (2, 2));
-    assert_eq!(class(other, 16384, Origin { hint: Some(77), direct: true, writer }), (9, 9));
+    assert_eq!(
+        class(other, 16384, Origin { hint: Some(77), direct: true, writer, copied_from: None }),
+        (9, 9)
+    );
     assert_eq!(disk.classify_write(800 * 512, &block(200)).class_id.get(), 5, "nobody's block, by its place");
     let blocks: Vec<(u8, u64)> = index.classes().iter().map(|class| (class.id, class.blocks)).collect();
     assert_eq!(blocks, [(0, 2), (1, 1), (2, 2), (3, 1), (4, 0), (5, 1), (9, 1)]);
     assert_eq!(index.classes()[1].name, "directory:/data&file_size:lt:1000000");
 }
 
+#[test]
+fn a_copy_is_told_and_counted() {
+    let (index, disk) = tables(100);
+    let file = index.add_file("/copy");
+    let source = Source { path: "/original".into(), file_size: 8192, offset: 4096 };
+    let origin = Origin { copied_from: Some(source.clone()), ..Origin::default() };
+    index.wrote_block(file, 0, &block(1), &Arc::new(origin));
+    index.wrote_block(file, 4096, &block(2), &Arc::default());
+    assert_eq!(disk.classify_write(0, &block(1)).copied_from, Some(source.clone()));
+    assert_eq!(disk.classify_write(4096, &block(2)).copied_from, None);
+    assert_eq!(disk.classify_read(0).copied_from, Some(source));
+    assert_eq!((index.counts().data, index.counts().copied), (2, 1));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write { offset: u64, content: u8 },
+    Failed { offset: u64, content: u8 },
     Disk { offset: u64, content: u8 },
     Discard { offset: u64, blocks: u64 },
 }
@@ -149,6 +167,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (0..6u64, 0..4u8).prop_map(|(offset, content)| Step::Write { offset: offset * 4096, content }),
+        (0..6u64, 0..4u8).prop_map(|(offset, content)| Step::Failed { offset: offset * 4096, content }),
         (0..6u64, 0..4u8).prop_map(|(offset, content)| Step::Disk { offset: offset * 4096, content }),
         (0..6u64, 0..9u64).prop_map(|(offset, blocks)| Step::Discard { offset: offset * 4096, blocks }),
     ]
@@ -169,7 +188,18 @@ proptest! {
                         pending.retain(|entry| entry.0 != offset);
                         pending.push((offset, content));
                     }
-                    index.wrote_block(file, offset, &block(content), &Origin::default());
+                    index.wrote_block(file, offset, &block(content), &Arc::default());
+                }
+                Step::Failed { offset, content } => {
+                    let before = index.files();
+                    let prior = index.wrote_block(file, offset, &block(content), &Arc::default());
+                    index.take_back_block(file, offset, prior);
+                    prop_assert_eq!(index.files(), before);
+                    // Of places with the same content the one that has had it longest is taken first.
+                    if let Some(at) = pending.iter().position(|entry| entry.0 == offset && entry.1 != content) {
+                        let entry = pending.remove(at);
+                        pending.push(entry);
+                    }
                 }
                 Step::Disk { offset, content } => {
                     let known = if let Some(at) = pending.iter().position(|entry| entry.1 == content) {
@@ -200,7 +230,7 @@ proptest! {
         let (index, disk) = tables(limit);
         let file = index.add_file("/a");
         for (number, content) in writes {
-            index.wrote_block(file, number * 4096, &block(content), &Origin::default());
+            index.wrote_block(file, number * 4096, &block(content), &Arc::default());
             disk.classify_write(number * 4096, &block(content.wrapping_add(1)));
             let inner = index.lock();
             prop_assert!(inner.by_place.len() <= limit && inner.on_disk.len() <= limit);

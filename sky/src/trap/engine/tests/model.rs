@@ -13,6 +13,8 @@ const EXECVE: u64 = 59;
 const EXIT: u64 = 60;
 /// What the recorder wants to know of; the tracker wants to know of writes, too.
 const WANTED: [u64; 5] = [READ, WRITE, FORK, EXECVE, EXIT_GROUP];
+/// What the tracker wants besides: opens and writes of every kind.
+const TRACKED: [u64; 11] = [2, 18, 20, 40, 85, 257, 275, 296, 326, 328, 437];
 /// Slots of the threads: two of one process, and a child of theirs.
 const THREADS: [usize; 3] = [1, 2, 3];
 const CHILD: usize = 3;
@@ -104,7 +106,7 @@ impl Model {
         }
         if !WANTED.contains(&number) {
             // The tracker's.
-            if [2, 18, 257].contains(&number) {
+            if TRACKED.contains(&number) {
                 self.next_id += 1;
                 let id = self.next_id;
                 self.abandon(|other, _| other == slot);
