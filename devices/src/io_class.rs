@@ -71,6 +71,12 @@ pub trait Classifier: Send + Sync {
     /// Class of the block at byte `offset` of the disk, which the guest reads.
     fn classify_read(&self, offset: u64) -> IoTag;
 
+    /// The disk gave `block`, a whole block, at byte `offset`, and the guest is about to see it. What becomes of it
+    /// there may tell afterwards what it is.
+    fn was_read(&self, offset: u64, block: &[u8]) {
+        let _ = (offset, block);
+    }
+
     /// The guest no longer needs `length` bytes from byte `offset` of the disk.
     fn discarded(&self, offset: u64, length: u64);
 }

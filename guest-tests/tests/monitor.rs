@@ -186,6 +186,37 @@ fn every_form_of_writing_is_seen_on_6_12() {
     e2e("every_form_of_writing_is_seen_on_6_12", || every_form_of_writing_is_seen(Flavour::Cloud612));
 }
 
+/// Files that were there before: blocks of the disk are named by who reads them, however much the kernel reads ahead, and
+/// what is written as it was read is a copy.
+#[test]
+fn reads_name_blocks_and_copies_are_seen() {
+    e2e("reads_name_blocks_and_copies_are_seen", || {
+        let watched = Watched::new(Flavour::Cloud61);
+        let script =
+            "mount -t ext4 /dev/vda /mnt; writer forms /mnt; umount /mnt; mount -t ext4 /dev/vda /mnt
+            # With read and write, not with copy_file_range.
+            dd if=/mnt/append of=/mnt/copy bs=8192; sha256sum /mnt/copy /mnt/limit; sync
+            echo 3 > /proc/sys/vm/drop_caches; sha256sum /mnt/limit; umount /mnt";
+        // Not of the shell's children: nobody knows what the writer wrote.
+        let config = "[[process]]\nexecutable = 'busybox'\n";
+        let (_, report) = watched.run_with(Some(config), "", script);
+        let content = Form::Append.content();
+        assert!(watched.disk.cat("/copy").unwrap() == content);
+        let files = report["files"].as_array().unwrap();
+        let file = |path: &str| {
+            files.iter().find(|file| file["path"] == path).unwrap_or_else(|| panic!("{path}: {report}"))
+        };
+        let blocks = |bytes: usize| bytes.div_ceil(4096) as u64;
+        assert_eq!(number(&file("/mnt/append")["named"]), blocks(content.len()));
+        assert_eq!(number(&file("/mnt/limit")["named"]), blocks(Form::Limit.content().len()), "once");
+        let copy = file("/mnt/copy");
+        assert_eq!(number(&copy["matched"]), blocks(content.len()));
+        assert_eq!(number(&copy["named"]), 0, "it was in the page cache");
+        // The last block is written as a part, which is the same as what was read of it.
+        assert_eq!(number(&report["blocks"]["copied"]), blocks(content.len()));
+    });
+}
+
 /// The classes of blocks at the disk, by an administrator's file, against what the program says that it wrote.
 #[test]
 fn blocks_get_classes_by_a_policy() {

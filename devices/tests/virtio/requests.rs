@@ -260,6 +260,10 @@ impl Classifier for Recorder {
         IoTag { class: IoClass::Data, ..IoTag::default() }
     }
 
+    fn was_read(&self, offset: u64, block: &[u8]) {
+        self.note(format!("was-read {offset}+{}", block.len()));
+    }
+
     fn discarded(&self, offset: u64, length: u64) {
         self.note(format!("discarded {offset}+{length}"));
     }
@@ -322,6 +326,9 @@ fn the_classifier_is_asked_first_and_its_answers_travel_down() {
 
     assert_eq!(driver.request(IN, 6, &[], 1536, 4096).status, OK);
     assert_eq!(recorder.take(), ["is-read 0", "is-read 4096", "read 3072+1536 dd"]);
+    assert_eq!(driver.request(IN, 7, &[], 5120, 4096).status, OK);
+    let expected = ["is-read 0", "is-read 4096", "is-read 8192", "read 3584+5120 ddd", "was-read 4096+4096"];
+    assert_eq!(recorder.take(), expected);
 
     assert_eq!(driver.request(DISCARD, 0, &ranges(&[(8, 16, 0)]), 0, 4096).status, OK);
     assert_eq!(driver.request(WRITE_ZEROES, 0, &ranges(&[(8, 1, 1), (9, 1, 0)]), 0, 4096).status, OK);
@@ -343,7 +350,7 @@ fn the_classifier_is_asked_first_and_its_answers_travel_down() {
     assert!(recorder.take().is_empty(), "a refused request reaches nobody");
 
     let stats = stats.snapshot();
-    assert_eq!((stats.reads, stats.bytes_read), (1, 1536));
+    assert_eq!((stats.reads, stats.bytes_read), (2, 6656));
     assert_eq!((stats.writes, stats.bytes_written), (1, 5632));
     assert_eq!((stats.flushes, stats.discards, stats.write_zeroes, stats.errors), (1, 1, 1, 3));
     assert_eq!((stats.unknown_blocks, stats.metadata_blocks, stats.data_blocks), (0, 1, 2));

@@ -1,7 +1,10 @@
-//! Blocks that were written and have not reached the disk, by content; and blocks of the disk whose content is known.
+//! Blocks that were written and have not reached the disk, by content; blocks of the disk whose content is known; and
+//! those that were read from the disk and that nobody has named so far.
 //!
 //! Within one virtual machine's run a fast fingerprint will do (xxh3-128): it only names content, it never decides to
 //! share storage.
+
+mod recent;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +14,9 @@ use sky_devices::io_class::{BLOCK_SIZE, Classifier, IoClass, IoTag, Source};
 use sky_devices::policy::{ClassId, Direction, Facts, Policy};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// A file that a monitored process writes, by its place in [`BlockIndex::files`].
+use self::recent::{Recent, Unnamed};
+
+/// A file that a monitored process reads or writes, by its place in [`BlockIndex::files`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId(usize);
 
@@ -20,7 +25,7 @@ pub struct FileId(usize);
 pub struct FileSummary {
     /// Path in the guest.
     pub path: String,
-    /// Size in bytes after the last write.
+    /// Size in bytes when it was last read or written.
     pub size: u64,
     /// Bytes that the guest's writes reported as written.
     pub bytes: u64,
@@ -28,8 +33,12 @@ pub struct FileSummary {
     pub writes: u64,
     /// Whole 4 KiB blocks that were fingerprinted.
     pub blocks: u64,
-    /// Disk blocks that were recognised as this file's.
+    /// Written disk blocks that were recognised as this file's.
     pub matched: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Disk blocks that were read and turned out to be this file's.
+    pub named: u64,
 }
 
 /// A process that writes.
@@ -84,6 +93,8 @@ pub struct BlockCounts {
     pub pending: u64,
     /// Forgotten because too many were pending.
     pub forgotten: u64,
+    /// Read from a disk, not known there, and recognised in what a process then read from a file.
+    pub named: u64,
 }
 
 /// Files that are told apart, each with a path of at most 4 KiB.
@@ -92,7 +103,14 @@ pub const MAX_FILES: usize = 1 << 16;
 /// Classes are numbered up to [`ClassId::PREFETCH`].
 const CLASSES: usize = ClassId::PREFETCH.get() as usize + 1;
 
+/// Blocks read from disks that can be named later: what a guest reads ahead, and then some.
+const MAX_READ: usize = 1 << 16;
+/// Blocks that processes have read, and might write somewhere else.
+const MAX_SEEN: usize = 1 << 16;
+
 type Fingerprint = u128;
+/// A disk's number, and a byte offset.
+type Address = (u16, u64);
 type Place = (FileId, u64);
 
 /// A block that was written.
@@ -114,7 +132,11 @@ struct Inner {
     /// Oldest first; an entry whose place has another content by now is stale.
     order: VecDeque<(Place, Fingerprint)>,
     /// What blocks of disks hold, by the disk's number and the byte offset.
-    on_disk: HashMap<(u16, u64), Written>,
+    on_disk: HashMap<Address, Written>,
+    /// What was read from disks and is nobody's so far.
+    unnamed: Unnamed,
+    /// Where in files processes, by their ids, have read what.
+    seen: Recent<(u32, Fingerprint), Source>,
     counts: BlockCounts,
     /// Written blocks by the number of their class.
     classes: [u64; CLASSES],
@@ -146,6 +168,8 @@ impl BlockIndex {
             by_place: HashMap::new(),
             order: VecDeque::new(),
             on_disk: HashMap::new(),
+            unnamed: Unnamed::new(MAX_READ),
+            seen: Recent::new(MAX_SEEN),
             counts: BlockCounts::default(),
             classes: [0; CLASSES],
         };
@@ -187,7 +211,8 @@ impl BlockIndex {
     ) -> Option<Prior> {
         let content = xxh3_128(block);
         let mut inner = self.lock();
-        let prior = inner.expect((file, offset), content, Arc::clone(origin));
+        let origin = inner.with_source(file, offset, content, origin);
+        let prior = inner.expect((file, offset), content, origin);
         if prior.as_ref().is_some_and(|prior| prior.0 == content) {
             return prior;
         }
@@ -237,10 +262,41 @@ impl BlockIndex {
         }
     }
 
-    /// What was seen of each file.
+    /// A read of `file` ended, which is `size` bytes long.
+    pub fn read(&self, file: FileId, size: u64) {
+        if let Some(summary) = self.lock().files.get_mut(file.0) {
+            summary.reads += 1;
+            summary.size = size;
+        }
+    }
+
+    /// A process was given `block`, from byte `offset` of `file`. If a disk has just been read for it, its block there
+    /// is known from now on.
+    pub fn read_block(&self, file: FileId, offset: u64, block: &[u8], origin: &Arc<Origin>) {
+        if is_zero(block) {
+            return;
+        }
+        let content = xxh3_128(block);
+        let mut inner = self.lock();
+        let place = (file, offset);
+        if let Some((writer, source)) = origin.writer.as_ref().zip(inner.source(place)) {
+            inner.seen.insert((writer.pid, content), source);
+        }
+        if let Some(address) = inner.unnamed.take(content) {
+            inner.store(address, Written { content, place, origin: Arc::clone(origin) }, self.limit);
+            inner.counts.named += 1;
+            if let Some(summary) = inner.files.get_mut(file.0) {
+                summary.named += 1;
+            }
+        }
+    }
+
+    /// What was seen of each file that was written, or that blocks of a disk were read for.
     #[must_use]
     pub fn files(&self) -> Vec<FileSummary> {
-        self.lock().files.clone()
+        let inner = self.lock();
+        let used = |file: &&FileSummary| file.writes + file.matched + file.named > 0;
+        inner.files.iter().filter(used).cloned().collect()
     }
 
     /// What became of the blocks.
@@ -278,6 +334,33 @@ impl Inner {
         self.by_content.entry(content).or_default().push(place);
         self.order.push_back((place, content));
         prior
+    }
+
+    /// The origin of a block that a process writes, and of which it may have read the same before, elsewhere.
+    fn with_source(
+        &self,
+        file: FileId,
+        offset: u64,
+        content: Fingerprint,
+        origin: &Arc<Origin>,
+    ) -> Arc<Origin> {
+        let writer = origin.writer.as_ref().filter(|_| origin.copied_from.is_none());
+        let source = writer.and_then(|writer| self.seen.get(&(writer.pid, content)));
+        let elsewhere = |source: &&Source| {
+            source.offset != offset || self.paths.get(file.0).is_none_or(|path| *path != source.path)
+        };
+        match source.filter(elsewhere) {
+            Some(source) => Arc::new(Origin { copied_from: Some(source.clone()), ..Origin::clone(origin) }),
+            None => Arc::clone(origin),
+        }
+    }
+
+    /// What a block of a disk holds is known.
+    fn store(&mut self, address: Address, written: Written, limit: usize) {
+        if self.on_disk.len() >= limit {
+            self.on_disk.clear();
+        }
+        self.on_disk.insert(address, written);
     }
 
     fn remove_content(&mut self, content: Fingerprint, place: Place) {
@@ -337,11 +420,8 @@ impl Inner {
         if let Some(place) = pending {
             let (_, origin) = self.by_place.remove(&place).unwrap_or_default();
             self.remove_content(content, place);
-            if self.on_disk.len() >= limit {
-                self.on_disk.clear();
-            }
             let written = Written { content, place, origin };
-            self.on_disk.insert((disk, offset), written.clone());
+            self.store((disk, offset), written.clone(), limit);
             return Some(written);
         }
         // The page may be written again, as it was.
@@ -369,6 +449,7 @@ impl Classifier for DiskBlocks {
         let facts = self.facts(offset, Direction::Write);
         let BlockIndex { limit, policy, .. } = &*self.index;
         let mut inner = self.index.lock();
+        inner.unnamed.remove((self.disk, offset));
         let tag = match inner.written(self.disk, offset, block, *limit) {
             Some(written) => {
                 inner.counts.data += 1;
@@ -399,19 +480,34 @@ impl Classifier for DiskBlocks {
         }
     }
 
+    fn was_read(&self, offset: u64, block: &[u8]) {
+        let mut inner = self.index.lock();
+        let address = (self.disk, offset);
+        if !is_zero(block) && !inner.on_disk.contains_key(&address) {
+            inner.unnamed.add(address, xxh3_128(block));
+        }
+    }
+
     fn discarded(&self, offset: u64, length: u64) {
         let mut inner = self.index.lock();
         let end = offset.saturating_add(length);
-        let block = BLOCK_SIZE as u64;
+        let inside = |(disk, at): Address| disk == self.disk && at >= offset && at < end;
         // The shorter way round: a discard may cover the whole disk.
-        if length / block > inner.on_disk.len() as u64 {
-            inner.on_disk.retain(|&(disk, at), _| disk != self.disk || at < offset || at >= end);
+        if length / BLOCK_SIZE as u64 > (inner.on_disk.len() + inner.unnamed.len()) as u64 {
+            inner.on_disk.retain(|&address, _| !inside(address));
+            inner.unnamed.remove_if(inside);
         } else {
-            for at in (offset - offset % block..end).step_by(BLOCK_SIZE) {
+            for at in (offset - offset % BLOCK_SIZE as u64..end).step_by(BLOCK_SIZE) {
                 inner.on_disk.remove(&(self.disk, at));
+                inner.unnamed.remove((self.disk, at));
             }
         }
     }
+}
+
+/// Blocks of zeros are everywhere: they say nothing of where they came from.
+fn is_zero(block: &[u8]) -> bool {
+    block.iter().all(|&byte| byte == 0)
 }
 
 #[cfg(test)]

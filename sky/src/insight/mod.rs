@@ -1,7 +1,7 @@
 //! What system calls say about disk blocks.
 //!
-//! [`Tracker`] follows the writes of monitored processes and files a fingerprint of every whole 4 KiB block;
-//! [`BlockIndex`] recognises the same content when it arrives at the disk.
+//! [`Tracker`] follows the reads and writes of monitored processes and files a fingerprint of every 4 KiB block;
+//! [`BlockIndex`] recognises the same content when it arrives at the disk, or came from there.
 
 mod index;
 mod tracker;

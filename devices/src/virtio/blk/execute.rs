@@ -112,6 +112,14 @@ impl Executor {
         }
         if length > 0 {
             self.disk.device.read(offset, buffer, &self.tags)?;
+            let mut rest = &*buffer;
+            for (at, length) in pieces(offset, length) {
+                let (piece, later) = rest.split_at(length);
+                if length == BLOCK_SIZE {
+                    self.disk.classifier.was_read(at, piece);
+                }
+                rest = later;
+            }
             data.write(memory, buffer)?;
         }
         self.disk.stats.read(data.len());

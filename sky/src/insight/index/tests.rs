@@ -156,6 +156,51 @@ fn a_copy_is_told_and_counted() {
     assert_eq!((index.counts().data, index.counts().copied), (2, 1));
 }
 
+fn reader(pid: u32) -> Arc<Origin> {
+    let writer = Some(Arc::new(Writer { pid, name: "reader".into() }));
+    Arc::new(Origin { writer, ..Origin::default() })
+}
+
+#[test]
+fn what_a_process_reads_names_what_the_disk_gave() {
+    let (index, disk) = tables(100);
+    let file = index.add_file("/a");
+    for at in [0, 4096, 8192] {
+        disk.was_read(at, &block(at.to_le_bytes()[1] + 1));
+    }
+    disk.was_read(12288, &[0; BLOCK_SIZE]);
+    // Read before it was cached, overwritten since, and discarded.
+    index.read_block(file, 40960, &block(99), &reader(1));
+    assert_eq!(disk.classify_write(4096, &block(50)).class, IoClass::Unknown);
+    disk.discarded(8192, 4096);
+    for at in [0u64, 4096, 8192] {
+        index.read_block(file, at, &block(at.to_le_bytes()[1] + 1), &reader(1));
+    }
+    index.read_block(file, 12288, &[0; BLOCK_SIZE], &reader(1));
+    let classes = [0, 4096, 8192, 12288].map(|at| disk.classify_read(at).class);
+    assert_eq!(classes, [IoClass::Data, IoClass::Unknown, IoClass::Unknown, IoClass::Unknown]);
+    assert_eq!(disk.classify_read(0).source.unwrap().path.as_ref(), "/a");
+    assert_eq!((index.counts().named, index.files()[0].named), (1, 1));
+}
+
+#[test]
+fn what_a_process_writes_as_it_read_it_is_a_copy() {
+    let (index, disk) = tables(100);
+    let (from, to) = (index.add_file("/from"), index.add_file("/to"));
+    index.read(from, 8192);
+    index.read_block(from, 4096, &block(1), &reader(1));
+    index.wrote_block(to, 0, &block(1), &reader(1));
+    // Somebody else's; what nobody read; the block itself, written back.
+    index.wrote_block(to, 4096, &block(1), &reader(2));
+    index.wrote_block(to, 8192, &block(2), &reader(1));
+    index.wrote_block(from, 4096, &block(1), &reader(1));
+    let copies: Vec<_> = (0..4u64)
+        .map(|at| disk.classify_write(at * 4096, &block(if at == 3 { 2 } else { 1 })).copied_from)
+        .collect();
+    let source = Source { path: "/from".into(), file_size: 8192, offset: 4096 };
+    assert_eq!(copies, [Some(source), None, None, None]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write { offset: u64, content: u8 },

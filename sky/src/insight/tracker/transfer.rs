@@ -1,4 +1,4 @@
-//! What a call moves into a file: which descriptor, where in the file, from where.
+//! What a call moves into a file, or out of it: which descriptor, where in the file, from or to where.
 
 use crate::guest::{Gva, View};
 use crate::syscall::RawCall;
@@ -10,14 +10,22 @@ const MAX_BUFFERS: u64 = 1024;
 /// Bytes of a `struct iovec`.
 const IOVEC: usize = 16;
 
+const READ: u64 = 0;
 const WRITE: u64 = 1;
+const PREAD64: u64 = 17;
 const PWRITE64: u64 = 18;
+const READV: u64 = 19;
 const WRITEV: u64 = 20;
 const SENDFILE: u64 = 40;
 const SPLICE: u64 = 275;
+const PREADV: u64 = 295;
 const PWRITEV: u64 = 296;
 const COPY_FILE_RANGE: u64 = 326;
+const PREADV2: u64 = 327;
 const PWRITEV2: u64 = 328;
+
+/// The calls that read from files into memory, by number.
+pub(super) const READS: [u64; 5] = [READ, PREAD64, READV, PREADV, PREADV2];
 
 /// The calls that write to files, by number.
 pub(super) const WRITES: [u64; 8] =
@@ -38,7 +46,7 @@ pub(super) enum Place {
     Offset(u64),
 }
 
-/// Where the bytes come from.
+/// Where the bytes come from; or go to, when a file is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Supply {
     /// The process's memory.
@@ -54,7 +62,7 @@ pub(super) enum Supply {
     },
 }
 
-/// A call that writes to a file.
+/// A call that writes to a file, or reads from one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Transfer {
     pub(super) fd: u32,
@@ -77,12 +85,12 @@ impl Transfer {
             Some(Supply::Descriptor { fd: int(fd), place: place?, count: count.min(MAX_RW_COUNT) })
         };
         Some(match call.number {
-            WRITE => plain(a, Place::Position, memory(Buffers::one(Gva(b), c))),
-            PWRITE64 => plain(a, offset(d)?, memory(Buffers::one(Gva(b), c))),
-            WRITEV => plain(a, Place::Position, memory(Buffers::read(view, Gva(b), c)?)),
+            READ | WRITE => plain(a, Place::Position, memory(Buffers::one(Gva(b), c))),
+            PREAD64 | PWRITE64 => plain(a, offset(d)?, memory(Buffers::one(Gva(b), c))),
+            READV | WRITEV => plain(a, Place::Position, memory(Buffers::read(view, Gva(b), c)?)),
             // A 64-bit kernel drops the high half of the position: `pos_from_hilo()` in fs/read_write.c.
-            PWRITEV => plain(a, offset(d)?, memory(Buffers::read(view, Gva(b), c)?)),
-            PWRITEV2 => {
+            PREADV | PWRITEV => plain(a, offset(d)?, memory(Buffers::read(view, Gva(b), c)?)),
+            PREADV2 | PWRITEV2 => {
                 let flags = int(f);
                 let place = if d == u64::MAX { Place::Position } else { offset(d)? };
                 let append = match flags & (RWF_APPEND | RWF_NOAPPEND) {
@@ -251,7 +259,19 @@ mod tests {
                 assert_eq!(place, if pointed { Place::Offset(77) } else { Place::Position });
             }
         }
-        assert_eq!(decode(&memory, libc::SYS_read, [3, 0, 16, 0, 0, 0]), None);
+        for (read, write) in [
+            (libc::SYS_read, libc::SYS_write),
+            (libc::SYS_pread64, libc::SYS_pwrite64),
+            (libc::SYS_readv, libc::SYS_writev),
+            (libc::SYS_preadv, libc::SYS_pwritev),
+            (libc::SYS_preadv2, libc::SYS_pwritev2),
+        ] {
+            let args = [3, 0x8000, 3, 5, 0, 0];
+            assert!(READS.contains(&read.cast_unsigned()));
+            assert_eq!(decode(&memory, read, args), decode(&memory, write, args));
+            assert!(decode(&memory, read, args).is_some());
+        }
+        assert_eq!(decode(&memory, libc::SYS_getpid, [3, 0, 16, 0, 0, 0]), None);
     }
 
     #[test]

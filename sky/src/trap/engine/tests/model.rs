@@ -13,8 +13,8 @@ const EXECVE: u64 = 59;
 const EXIT: u64 = 60;
 /// What the recorder wants to know of; the tracker wants to know of writes, too.
 const WANTED: [u64; 5] = [READ, WRITE, FORK, EXECVE, EXIT_GROUP];
-/// What the tracker wants besides: opens and writes of every kind.
-const TRACKED: [u64; 11] = [2, 18, 20, 40, 85, 257, 275, 296, 326, 328, 437];
+/// What the tracker wants besides: opens, reads and writes of every kind.
+const TRACKED: [u64; 15] = [2, 17, 18, 19, 20, 40, 85, 257, 275, 295, 296, 326, 327, 328, 437];
 /// Slots of the threads: two of one process, and a child of theirs.
 const THREADS: [usize; 3] = [1, 2, 3];
 const CHILD: usize = 3;
