@@ -217,6 +217,54 @@ fn reads_name_blocks_and_copies_are_seen() {
     });
 }
 
+/// Renamed, cut, replaced and deleted files: blocks go by the name that a file has in the end, and come to an end when
+/// it does.
+#[test]
+fn files_are_followed_to_their_end() {
+    e2e("files_are_followed_to_their_end", || {
+        let watched = Watched::new(Flavour::Cloud612);
+        let script =
+            "echo 100000 > /proc/sys/vm/dirty_expire_centisecs; mount -t ext4 /dev/vda /mnt; mkdir /mnt/d
+            make() { dd if=/dev/urandom of=/mnt/$1 bs=4096 count=$2; }
+            make a 5; mv /mnt/a /mnt/b; make d/x 2; mv /mnt/d /mnt/e
+            make cut 5; make gone 4; make old 2; make new 2; make again 3; sync
+            truncate -s 5000 /mnt/cut; rm /mnt/gone; mv /mnt/new /mnt/old; make again 1; sync; umount /mnt";
+        let config = "[[process]]\nexecutable = 'busybox'\n[insight]\nassume = 'complete'\n";
+        let (_, report) = watched.run_with(Some(config), "", script);
+        watched.disk.check().unwrap();
+        let files = report["files"].as_array().unwrap();
+        let mut matched: Vec<(&str, u64)> = files
+            .iter()
+            .map(|file| (file["path"].as_str().unwrap(), number(&file["matched"])))
+            .filter(|(path, _)| path.starts_with("/mnt/"))
+            .collect();
+        matched.sort_unstable();
+        let expected = [
+            ("/mnt/again", 4),
+            ("/mnt/b", 5),
+            // What is behind the end of the file is zeros now.
+            ("/mnt/cut", 6),
+            ("/mnt/e/x", 2),
+            ("/mnt/gone", 4),
+            ("/mnt/old", 2),
+            ("/mnt/old", 2),
+        ];
+        assert_eq!(matched, expected, "{report:#}");
+        let ends = |cause: &str| -> u64 {
+            report["lifetimes"].as_array().unwrap().iter().map(|class| number(&class[cause])).sum()
+        };
+        assert_eq!(
+            (ends("deleted"), ends("truncated"), ends("overwritten")),
+            (4 + 2, 3 + 3, 1),
+            "{report:#}"
+        );
+        assert_eq!(number(&report["blocks"]["data"]), 25);
+        // The shell and its tools are all that writes, so the rest is the file system's.
+        assert_eq!(number(&report["blocks"]["unknown"]), 0);
+        assert!(number(&report["blocks"]["metadata"]) > 0);
+    });
+}
+
 /// The classes of blocks at the disk, by an administrator's file, against what the program says that it wrote.
 #[test]
 fn blocks_get_classes_by_a_policy() {

@@ -17,6 +17,8 @@
 //! [insight]
 //! pending_blocks = 1048576   # written blocks that are remembered until they reach the disk
 //! policy = "ioclass.csv"     # classes of blocks, beside this file: docs/classes.md
+//! assume = "partial"         # blocks that no monitored process wrote are unknown; "complete": they are metadata,
+//!                            # because every process that writes is monitored
 //! ```
 //!
 //! `process = []` begins with nobody: rules may be [added](crate::Sky::add) later.
@@ -29,6 +31,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sky_devices::policy::{MAX_FILE_BYTES, Policy};
 
+use crate::insight::Assume;
 use crate::process::ProcessRule;
 use crate::trap::Engine;
 use crate::{Error, Result};
@@ -109,11 +112,18 @@ pub struct Insight {
     /// The file that the policy was read from, as the configuration names it.
     #[serde(rename = "policy")]
     pub policy_file: Option<PathBuf>,
+    /// What a written block is that no monitored process has written.
+    pub assume: Assume,
 }
 
 impl Default for Insight {
     fn default() -> Self {
-        Self { pending_blocks: 1 << 20, policy: Policy::default(), policy_file: None }
+        Self {
+            pending_blocks: 1 << 20,
+            policy: Policy::default(),
+            policy_file: None,
+            assume: Assume::default(),
+        }
     }
 }
 
@@ -125,7 +135,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("", &["process", "trap", "insight"]),
     ("process", &["executable", "command", "parent", "pid", "children"]),
     ("trap", &["engine", "mechanism", "port", "returns"]),
-    ("insight", &["pending_blocks", "policy"]),
+    ("insight", &["pending_blocks", "policy", "assume"]),
 ];
 
 impl Config {

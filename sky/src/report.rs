@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::insight::{BlockCounts, ClassCount, FileSummary, TrackerCounts};
+use crate::insight::{Assume, BlockCounts, ClassCount, ClassLifetimes, FileSummary, TrackerCounts};
 use crate::trap::CompatEntry;
 use crate::trap::engine::InsightCounts;
 
@@ -90,12 +90,16 @@ pub struct Report {
     pub identified: u64,
     /// Stops of the guest.
     pub stops: Stops,
-    /// Files that monitored processes wrote.
+    /// Files that monitored processes wrote, or read from a disk.
     pub files: Vec<FileSummary>,
+    /// What a block is taken for that no monitored process has written.
+    pub assume: Assume,
     /// What became of the disk blocks.
     pub blocks: BlockCounts,
     /// How many disk blocks each class of the policy got.
     pub classes: Vec<ClassCount>,
+    /// How long blocks lived that have come to an end.
+    pub lifetimes: Vec<ClassLifetimes>,
     /// What could not be followed.
     pub untracked: TrackerCounts,
 }
@@ -142,7 +146,7 @@ impl fmt::Display for Report {
             "file", "bytes", "size", "blocks", "on disk", "class"
         )?;
         for file in &self.files {
-            let class = if file.matched > 0 { "data" } else { "unknown" };
+            let class = if file.matched + file.named > 0 { "data" } else { "unknown" };
             writeln!(
                 f,
                 "{:<40} {:>10} {:>10} {:>8} {:>8} {class:>7}",
@@ -152,9 +156,11 @@ impl fmt::Display for Report {
         let blocks = self.blocks;
         writeln!(
             f,
-            "\ndisk blocks written: {} matched to a file, {} unknown; {} of the files' blocks not seen at the disk",
-            blocks.data, blocks.unknown, blocks.pending
+            "\ndisk blocks written: {} matched to a file ({} of them copies), {} metadata, {} unknown; {} of the files' blocks \
+             not seen at the disk",
+            blocks.data, blocks.copied, blocks.metadata, blocks.unknown, blocks.pending
         )?;
+        writeln!(f, "disk blocks read: {} named by the processes that read them", blocks.named)?;
         writeln!(f, "{:>7}  {:<40} {:>8}", "class", "rule", "blocks")?;
         for class in self.classes.iter().filter(|class| class.blocks > 0) {
             writeln!(f, "{:>7}  {:<40} {:>8}", class.id, class.name, class.blocks)?;

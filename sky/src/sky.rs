@@ -75,7 +75,9 @@ impl Sky {
     /// Also tells `observers` of the calls that they want; at most 31.
     #[must_use]
     pub fn with_observers(config: Config, observers: Vec<Arc<dyn Observer>>) -> Arc<Self> {
-        let index = Arc::new(BlockIndex::new(config.insight.pending_blocks, config.insight.policy.clone()));
+        let insight = &config.insight;
+        let index = BlockIndex::new(insight.pending_blocks, insight.policy.clone(), insight.assume);
+        let index = Arc::new(index);
         let tracker = Arc::new(Tracker::new(Arc::clone(&index)));
         let mut all: Vec<Arc<dyn Observer>> = vec![Arc::clone(&tracker) as Arc<dyn Observer>];
         all.extend(observers.into_iter().take(31));
@@ -201,6 +203,8 @@ impl Sky {
             files: self.index.files(),
             blocks: self.index.counts(),
             classes: self.index.classes(),
+            lifetimes: self.index.lifetimes(),
+            assume: self.config.insight.assume,
             untracked: self.tracker.counts(),
             ..Report::default()
         };

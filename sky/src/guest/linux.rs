@@ -10,7 +10,7 @@ use crate::guest::btf::Btf;
 use crate::guest::{Gva, View};
 use crate::{Error, Result};
 
-pub use files::OpenFile;
+pub use files::{Fate, OpenFile};
 pub use process::{Process, Thread};
 
 /// Longest file name, `NAME_MAX`.
@@ -52,9 +52,11 @@ pub struct Linux {
     inode_size: u64,
     inode_ino: u64,
     inode_sb: u64,
+    inode_links: u64,
     sb_dev: u64,
     dentry_name: u64,
     dentry_parent: u64,
+    dentry_inode: u64,
     vfsmount_root: u64,
     mount_vfsmount: u64,
     mount_parent: u64,
@@ -115,9 +117,11 @@ impl Linux {
             inode_size: btf.offset("inode", "i_size")?,
             inode_ino: btf.offset("inode", "i_ino")?,
             inode_sb: btf.offset("inode", "i_sb")?,
+            inode_links: btf.offset("inode", "i_nlink")?,
             sb_dev: btf.offset("super_block", "s_dev")?,
             dentry_name: btf.offset("dentry", "d_name.name")?,
             dentry_parent: btf.offset("dentry", "d_parent")?,
+            dentry_inode: btf.offset("dentry", "d_inode")?,
             vfsmount_root: btf.offset("vfsmount", "mnt_root")?,
             mount_vfsmount: btf.offset("mount", "mnt")?,
             mount_parent: btf.offset("mount", "mnt_parent")?,

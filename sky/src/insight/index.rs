@@ -4,20 +4,25 @@
 //! Within one virtual machine's run a fast fingerprint will do (xxh3-128): it only names content, it never decides to
 //! share storage.
 
+mod lifetimes;
 mod recent;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sky_devices::io_class::{BLOCK_SIZE, Classifier, IoClass, IoTag, Source};
 use sky_devices::policy::{ClassId, Direction, Facts, Policy};
 use xxhash_rust::xxh3::xxh3_128;
 
+pub use self::lifetimes::{ClassLifetimes, LIFETIME_BUCKETS};
+use self::lifetimes::{Death, Lifetimes};
 use self::recent::{Recent, Unnamed};
 
 /// A file that a monitored process reads or writes, by its place in [`BlockIndex::files`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(usize);
 
 /// What was seen of one file.
@@ -85,6 +90,8 @@ pub struct BlockCounts {
     pub data: u64,
     /// Of these, known to be copies of other blocks.
     pub copied: u64,
+    /// Not recognised, and metadata therefore: [`Assume::Complete`].
+    pub metadata: u64,
     /// Not recognised.
     pub unknown: u64,
     /// Written by a process, and replaced before they reached the disk.
@@ -95,6 +102,17 @@ pub struct BlockCounts {
     pub forgotten: u64,
     /// Read from a disk, not known there, and recognised in what a process then read from a file.
     pub named: u64,
+}
+
+/// What a written block is that no monitored process has written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Assume {
+    /// Anything: there are other processes.
+    #[default]
+    Partial,
+    /// Metadata: every process that writes is monitored (section 3.2 of the Sky paper).
+    Complete,
 }
 
 /// Files that are told apart, each with a path of at most 4 KiB.
@@ -119,6 +137,8 @@ struct Written {
     content: Fingerprint,
     place: Place,
     origin: Arc<Origin>,
+    /// When it came to the disk, and in which class; unless it was there before.
+    born: Option<(Instant, ClassId)>,
 }
 
 #[derive(Debug)]
@@ -128,11 +148,16 @@ struct Inner {
     paths: Vec<Arc<str>>,
     /// Places whose content has not reached the disk. Files may hold the same block.
     by_content: HashMap<Fingerprint, Vec<Place>>,
-    by_place: HashMap<Place, (Fingerprint, Arc<Origin>)>,
+    by_place: BTreeMap<Place, (Fingerprint, Arc<Origin>)>,
     /// Oldest first; an entry whose place has another content by now is stale.
     order: VecDeque<(Place, Fingerprint)>,
     /// What blocks of disks hold, by the disk's number and the byte offset.
     on_disk: HashMap<Address, Written>,
+    /// Where places of files are on disks, as far as that is known.
+    addresses: BTreeMap<Place, Address>,
+    /// Blocks that nobody can have written but the file system, in the mode that knows such.
+    metadata: Recent<Address, ()>,
+    lifetimes: Lifetimes,
     /// What was read from disks and is nobody's so far.
     unnamed: Unnamed,
     /// Where in files processes, by their ids, have read what.
@@ -147,6 +172,7 @@ struct Inner {
 pub struct BlockIndex {
     limit: usize,
     policy: Policy,
+    assume: Assume,
     inner: Mutex<Inner>,
 }
 
@@ -160,20 +186,23 @@ pub struct DiskBlocks {
 impl BlockIndex {
     /// Remembers up to `limit` pending blocks, and as many blocks of disks, and gives them classes by `policy`.
     #[must_use]
-    pub fn new(limit: usize, policy: Policy) -> Self {
+    pub fn new(limit: usize, policy: Policy, assume: Assume) -> Self {
         let inner = Inner {
             files: Vec::new(),
             paths: Vec::new(),
             by_content: HashMap::new(),
-            by_place: HashMap::new(),
+            by_place: BTreeMap::new(),
             order: VecDeque::new(),
             on_disk: HashMap::new(),
+            addresses: BTreeMap::new(),
+            metadata: Recent::new(limit.max(1)),
+            lifetimes: Lifetimes::new(),
             unnamed: Unnamed::new(MAX_READ),
             seen: Recent::new(MAX_SEEN),
             counts: BlockCounts::default(),
             classes: [0; CLASSES],
         };
-        Self { limit: limit.max(1), policy, inner: Mutex::new(inner) }
+        Self { limit: limit.max(1), policy, assume, inner: Mutex::new(inner) }
     }
 
     /// The classifier for disk `disk` of the machine; the same number is the same disk.
@@ -262,6 +291,46 @@ impl BlockIndex {
         }
     }
 
+    /// A file has another path now.
+    pub fn renamed(&self, file: FileId, path: &str) {
+        let mut inner = self.lock();
+        if let Some(summary) = inner.files.get_mut(file.0) {
+            path.clone_into(&mut summary.path);
+        }
+        if let Some(shared) = inner.paths.get_mut(file.0) {
+            *shared = path.into();
+        }
+    }
+
+    /// A file has `size` bytes now: what was beyond is gone. Says whether it was longer.
+    pub fn resized(&self, file: FileId, size: u64) -> bool {
+        let mut inner = self.lock();
+        let Some(summary) = inner.files.get_mut(file.0) else { return false };
+        let shorter = size < summary.size;
+        summary.size = size;
+        if shorter {
+            let from = size.checked_next_multiple_of(BLOCK_SIZE as u64).unwrap_or(u64::MAX);
+            inner.gone(file, from..u64::MAX, Death::Truncated);
+        }
+        shorter
+    }
+
+    /// The blocks at these byte offsets of a file, which are whole blocks, are gone.
+    pub fn punched(&self, file: FileId, range: Range<u64>) {
+        self.lock().gone(file, range, Death::Truncated);
+    }
+
+    /// A file is gone.
+    pub fn deleted(&self, file: FileId) {
+        self.lock().gone(file, 0..u64::MAX, Death::Deleted);
+    }
+
+    /// How long blocks lived that have come to an end, by class.
+    #[must_use]
+    pub fn lifetimes(&self) -> Vec<ClassLifetimes> {
+        self.lock().lifetimes.summary()
+    }
+
     /// A read of `file` ended, which is `size` bytes long.
     pub fn read(&self, file: FileId, size: u64) {
         if let Some(summary) = self.lock().files.get_mut(file.0) {
@@ -283,7 +352,8 @@ impl BlockIndex {
             inner.seen.insert((writer.pid, content), source);
         }
         if let Some(address) = inner.unnamed.take(content) {
-            inner.store(address, Written { content, place, origin: Arc::clone(origin) }, self.limit);
+            let written = Written { content, place, origin: Arc::clone(origin), born: None };
+            inner.store(address, written, self.limit);
             inner.counts.named += 1;
             if let Some(summary) = inner.files.get_mut(file.0) {
                 summary.named += 1;
@@ -357,10 +427,54 @@ impl Inner {
 
     /// What a block of a disk holds is known.
     fn store(&mut self, address: Address, written: Written, limit: usize) {
+        self.remove_stored(address, Death::Overwritten);
         if self.on_disk.len() >= limit {
             self.on_disk.clear();
+            self.addresses.clear();
+        }
+        // A file system that never writes in place has it elsewhere so far.
+        if let Some(before) = self.addresses.insert(written.place, address)
+            && let Some(old) = self.on_disk.remove(&before)
+        {
+            self.ended(&old, Death::Overwritten);
         }
         self.on_disk.insert(address, written);
+    }
+
+    /// A block of a disk holds something else now, or nothing.
+    fn remove_stored(&mut self, address: Address, death: Death) {
+        if let Some(old) = self.on_disk.remove(&address) {
+            if self.addresses.get(&old.place) == Some(&address) {
+                self.addresses.remove(&old.place);
+            }
+            self.ended(&old, death);
+        }
+        self.unnamed.remove(address);
+        self.metadata.remove(&address);
+    }
+
+    fn ended(&mut self, written: &Written, death: Death) {
+        if let Some((born, class)) = written.born {
+            self.lifetimes.ended(class, born.elapsed(), death);
+        }
+    }
+
+    /// These bytes of a file are no more, neither on their way to the disk nor there.
+    fn gone(&mut self, file: FileId, range: Range<u64>, death: Death) {
+        if range.is_empty() {
+            return;
+        }
+        let places = (file, range.start)..(file, range.end);
+        let pending: Vec<(Place, Fingerprint)> =
+            self.by_place.range(places.clone()).map(|(place, (content, _))| (*place, *content)).collect();
+        for (place, content) in pending {
+            self.by_place.remove(&place);
+            self.remove_content(content, place);
+        }
+        let stored: Vec<Address> = self.addresses.range(places).map(|(_, address)| *address).collect();
+        for address in stored {
+            self.remove_stored(address, death);
+        }
     }
 
     fn remove_content(&mut self, content: Fingerprint, place: Place) {
@@ -420,14 +534,14 @@ impl Inner {
         if let Some(place) = pending {
             let (_, origin) = self.by_place.remove(&place).unwrap_or_default();
             self.remove_content(content, place);
-            let written = Written { content, place, origin };
+            let written = Written { content, place, origin, born: None };
             self.store((disk, offset), written.clone(), limit);
             return Some(written);
         }
         // The page may be written again, as it was.
         let known = self.on_disk.get(&(disk, offset)).filter(|known| known.content == content).cloned();
         if known.is_none() {
-            self.on_disk.remove(&(disk, offset));
+            self.remove_stored((disk, offset), Death::Overwritten);
         }
         known
     }
@@ -449,7 +563,7 @@ impl Classifier for DiskBlocks {
         let facts = self.facts(offset, Direction::Write);
         let BlockIndex { limit, policy, .. } = &*self.index;
         let mut inner = self.index.lock();
-        inner.unnamed.remove((self.disk, offset));
+        let address = (self.disk, offset);
         let tag = match inner.written(self.disk, offset, block, *limit) {
             Some(written) => {
                 inner.counts.data += 1;
@@ -457,7 +571,16 @@ impl Classifier for DiskBlocks {
                 if let Some(summary) = inner.files.get_mut(written.place.0.0) {
                     summary.matched += 1;
                 }
-                inner.tag(policy, &written, facts)
+                let tag = inner.tag(policy, &written, facts);
+                if let Some(stored) = inner.on_disk.get_mut(&address) {
+                    stored.born.get_or_insert((Instant::now(), tag.class_id));
+                }
+                tag
+            }
+            None if self.index.assume == Assume::Complete => {
+                inner.counts.metadata += 1;
+                inner.metadata.insert(address, ());
+                metadata(policy, facts)
             }
             None => {
                 inner.counts.unknown += 1;
@@ -476,6 +599,7 @@ impl Classifier for DiskBlocks {
         let inner = self.index.lock();
         match inner.on_disk.get(&(self.disk, offset)) {
             Some(written) => inner.tag(policy, written, facts),
+            None if inner.metadata.get(&(self.disk, offset)).is_some() => metadata(policy, facts),
             None => IoTag { class_id: policy.classify(&facts), ..IoTag::default() },
         }
     }
@@ -483,7 +607,8 @@ impl Classifier for DiskBlocks {
     fn was_read(&self, offset: u64, block: &[u8]) {
         let mut inner = self.index.lock();
         let address = (self.disk, offset);
-        if !is_zero(block) && !inner.on_disk.contains_key(&address) {
+        let known = inner.on_disk.contains_key(&address) || inner.metadata.get(&address).is_some();
+        if !is_zero(block) && !known {
             inner.unnamed.add(address, xxh3_128(block));
         }
     }
@@ -491,18 +616,22 @@ impl Classifier for DiskBlocks {
     fn discarded(&self, offset: u64, length: u64) {
         let mut inner = self.index.lock();
         let end = offset.saturating_add(length);
-        let inside = |(disk, at): Address| disk == self.disk && at >= offset && at < end;
         // The shorter way round: a discard may cover the whole disk.
-        if length / BLOCK_SIZE as u64 > (inner.on_disk.len() + inner.unnamed.len()) as u64 {
-            inner.on_disk.retain(|&address, _| !inside(address));
-            inner.unnamed.remove_if(inside);
+        let known = inner.on_disk.len() + inner.unnamed.len() + inner.metadata.len();
+        let addresses: Vec<Address> = if length / BLOCK_SIZE as u64 > known as u64 {
+            let all = inner.on_disk.keys().chain(inner.unnamed.addresses()).chain(inner.metadata.keys());
+            all.copied().filter(|&(disk, at)| disk == self.disk && at >= offset && at < end).collect()
         } else {
-            for at in (offset - offset % BLOCK_SIZE as u64..end).step_by(BLOCK_SIZE) {
-                inner.on_disk.remove(&(self.disk, at));
-                inner.unnamed.remove((self.disk, at));
-            }
-        }
+            let first = offset - offset % BLOCK_SIZE as u64;
+            (first..end).step_by(BLOCK_SIZE).map(|at| (self.disk, at)).collect()
+        };
+        addresses.into_iter().for_each(|address| inner.remove_stored(address, Death::Discarded));
     }
+}
+
+fn metadata(policy: &Policy, facts: Facts<'_>) -> IoTag {
+    let facts = Facts { class: IoClass::Metadata, ..facts };
+    IoTag { class: IoClass::Metadata, class_id: policy.classify(&facts), ..IoTag::default() }
 }
 
 /// Blocks of zeros are everywhere: they say nothing of where they came from.

@@ -7,6 +7,7 @@ mod index;
 mod tracker;
 
 pub use index::{
-    BlockCounts, BlockIndex, ClassCount, DiskBlocks, FileId, FileSummary, MAX_FILES, Origin, Prior, Writer,
+    Assume, BlockCounts, BlockIndex, ClassCount, ClassLifetimes, DiskBlocks, FileId, FileSummary,
+    LIFETIME_BUCKETS, MAX_FILES, Origin, Prior, Writer,
 };
 pub use tracker::{Tracker, TrackerCounts};

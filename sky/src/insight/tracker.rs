@@ -10,6 +10,7 @@
 //! together at entry, from the page cache and what is written over it.
 
 mod blocks;
+mod names;
 mod reads;
 mod transfer;
 mod writes;
@@ -19,11 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sky_devices::io_class::BLOCK_SIZE;
 
+use self::names::{CHANGES, Files};
 use self::reads::ReadNote;
 use self::transfer::{READS, Transfer, WRITES};
 use self::writes::WriteNote;
 use crate::guest::{Gva, Linux, OpenFile, View};
-use crate::insight::{BlockIndex, FileId, MAX_FILES, Origin, Writer};
+use crate::insight::{BlockIndex, FileId, Origin, Writer};
 use crate::observer::{Call, CallId, CallSet, Inquiry, Observer, ProcessEvent};
 use crate::syscall::Outcome;
 
@@ -34,11 +36,6 @@ const NAME_BYTES: usize = 15;
 const MAX_WRITERS: usize = 1 << 16;
 /// More calls on their way than any guest has threads.
 const MAX_NOTES: usize = 1 << 16;
-const OPEN: u64 = 2;
-const OPENAT: u64 = 257;
-const OPENAT2: u64 = 437;
-const CREAT: u64 = 85;
-const OPENS: [u64; 4] = [OPEN, CREAT, OPENAT, OPENAT2];
 
 /// Counters of what could not be followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -51,13 +48,6 @@ pub struct TrackerCounts {
     pub partial_blocks: u64,
     /// Other blocks whose content could not be read, neither at entry nor at return.
     pub absent_blocks: u64,
-}
-
-/// A file that was seen, and by what name.
-#[derive(Clone, Debug)]
-struct Known {
-    id: FileId,
-    path: String,
 }
 
 /// A call on its way, from entry to return.
@@ -74,7 +64,7 @@ pub struct Tracker(Mutex<Inner>);
 #[derive(Debug)]
 struct Inner {
     index: Arc<BlockIndex>,
-    files: HashMap<(u32, u64), Known>,
+    files: Files,
     counts: TrackerCounts,
     /// Reads and writes on their way.
     notes: HashMap<CallId, Note>,
@@ -113,7 +103,7 @@ impl Tracker {
     pub fn new(index: Arc<BlockIndex>) -> Self {
         Self(Mutex::new(Inner {
             index,
-            files: HashMap::new(),
+            files: Files::default(),
             counts: TrackerCounts::default(),
             notes: HashMap::new(),
             writers: HashMap::new(),
@@ -134,7 +124,7 @@ impl Tracker {
 
 impl Observer for Tracker {
     fn wants(&self) -> CallSet {
-        READS.into_iter().chain(WRITES).chain(OPENS).collect()
+        READS.into_iter().chain(WRITES).chain(CHANGES).collect()
     }
 
     fn entered(&self, call: &Call<'_>) -> Option<Inquiry> {
@@ -148,11 +138,7 @@ impl Observer for Tracker {
             inner.counts.unreadable += 1;
             return None;
         };
-        let origin = Origin {
-            writer: inner.writers.get(&call.pid).cloned(),
-            hint: call.raw.hint().map(|hint| hint.class),
-            ..Origin::default()
-        };
+        let origin = inner.origin(call);
         let note = if READS.contains(&number) {
             Note::Read(inner.read_entered(guest, transfer, origin)?)
         } else {
@@ -182,8 +168,10 @@ impl Observer for Tracker {
                     Note::Write(note) => inner.write_returned(Guest::of(call), &note, result),
                 }
             }
-            (number, Outcome::Returned(fd)) if OPENS.contains(&number) => {
-                inner.opened(Guest::of(call), u32::try_from(fd).ok()?);
+            (number, Outcome::Returned(result)) if CHANGES.contains(&number) => {
+                let result = u64::try_from(result).ok()?;
+                let origin = inner.origin(call);
+                inner.changed(Guest::of(call), &call.raw, result, origin);
             }
             _ => {}
         }
@@ -213,12 +201,12 @@ impl Observer for Tracker {
 }
 
 impl Inner {
-    /// A thread has opened `fd`. Inode numbers are used again: a file that has another path by now is another file.
-    fn opened(&mut self, guest: Guest<'_>, fd: u32) {
-        let Ok(Some(file)) = guest.linux.open_file(guest.view, guest.task, fd) else { return };
-        let Some(known) = self.files.get(&file.identity) else { return };
-        if guest.linux.path(guest.view, &file).is_ok_and(|path| path != known.path) {
-            self.files.remove(&file.identity);
+    /// Who makes a call.
+    fn origin(&self, call: &Call<'_>) -> Origin {
+        Origin {
+            writer: self.writers.get(&call.pid).cloned(),
+            hint: call.raw.hint().map(|hint| hint.class),
+            ..Origin::default()
         }
     }
 
@@ -233,14 +221,12 @@ impl Inner {
     }
 
     fn file(&mut self, guest: Guest<'_>, file: &OpenFile) -> FileId {
-        if let Some(known) = self.files.get(&file.identity) {
-            return known.id;
+        if let Some(id) = self.files.id(file.identity) {
+            return id;
         }
         let path = guest.path(file);
         let id = self.index.add_file(&path);
-        if self.files.len() < MAX_FILES {
-            self.files.insert(file.identity, Known { id, path });
-        }
+        self.files.add(id, path, file);
         id
     }
 }

@@ -27,7 +27,38 @@ pub struct OpenFile {
     mount: Gva,
 }
 
+/// What has become of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It has no name any more, or the kernel no longer knows its inode.
+    Gone,
+    /// It is still there.
+    There {
+        /// Its path now, if the kernel still knows the name by which it was opened.
+        path: Option<String>,
+        /// Size in bytes.
+        size: u64,
+    },
+}
+
 impl Linux {
+    /// What has become of a file that was open at some time. Its inode and its name may be somebody else's by now, and
+    /// say so.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`].
+    pub fn fate(&self, view: &View<'_>, file: &OpenFile) -> Result<Fate> {
+        let inode = file.inode;
+        if view.read_u64(inode.offset(self.inode_ino))? != file.identity.1
+            || view.read_u32(inode.offset(self.inode_links))? == 0
+        {
+            return Ok(Fate::Gone);
+        }
+        let known = view.read_u64(file.dentry.offset(self.dentry_inode)).is_ok_and(|at| at == inode.0);
+        let path = if known { self.path(view, file).ok() } else { None };
+        Ok(Fate::There { path, size: view.read_u64(inode.offset(self.inode_size))? })
+    }
+
     /// What `fd` of `task` refers to, or `None` unless it is an open regular file.
     ///
     /// # Errors

@@ -30,6 +30,10 @@ impl<K: Copy + Eq + Hash, V> Recent<K, V> {
         self.entries.len()
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.entries.keys()
+    }
+
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
         self.entries.remove(key).map(|(_, value)| value)
     }
@@ -93,11 +97,8 @@ impl Unnamed {
         }
     }
 
-    /// Something else may be at all these addresses.
-    pub(super) fn remove_if(&mut self, gone: impl Fn(Address) -> bool) {
-        let addresses: Vec<Address> =
-            self.by_address.entries.keys().copied().filter(|&at| gone(at)).collect();
-        addresses.into_iter().for_each(|address| self.remove(address));
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.by_address.keys()
     }
 
     /// Somebody has named a block of this content: which one it is, of several the first on the disk.

@@ -9,7 +9,7 @@ fn block(content: u8) -> Vec<u8> {
 }
 
 fn tables(limit: usize) -> (Arc<BlockIndex>, DiskBlocks) {
-    let index = Arc::new(BlockIndex::new(limit, Policy::default()));
+    let index = Arc::new(BlockIndex::new(limit, Policy::default(), Assume::Partial));
     let disk = index.disk(0);
     (index, disk)
 }
@@ -109,7 +109,7 @@ fn the_policy_gives_the_class() {
 ",
     )
     .unwrap();
-    let index = Arc::new(BlockIndex::new(100, policy));
+    let index = Arc::new(BlockIndex::new(100, policy, Assume::Partial));
     let disk = index.disk(3);
     let writer = Some(Arc::new(Writer { pid: 7, name: "writer".into() }));
     let (data, other) = (index.add_file("/data/a"), index.add_file("/b"));
@@ -154,6 +154,65 @@ fn a_copy_is_told_and_counted() {
     assert_eq!(disk.classify_write(4096, &block(2)).copied_from, None);
     assert_eq!(disk.classify_read(0).copied_from, Some(source));
     assert_eq!((index.counts().data, index.counts().copied), (2, 1));
+}
+
+#[test]
+fn what_is_left_over_is_metadata_if_everybody_is_watched() {
+    let index = Arc::new(BlockIndex::new(100, Policy::paper(), Assume::Complete));
+    let disk = index.disk(0);
+    let file = index.add_file("/a");
+    index.wrote_block(file, 0, &block(1), &Arc::default());
+    assert_eq!(disk.classify_write(0, &block(1)).class, IoClass::Data);
+    assert_eq!(disk.classify_write(4096, &block(2)).class, IoClass::Metadata);
+    assert_eq!(disk.classify_read(4096).class, IoClass::Metadata);
+    assert_eq!(disk.classify_read(8192).class, IoClass::Unknown, "nobody has written it");
+    // Used for a file now, and free again.
+    index.wrote_block(file, 4096, &block(3), &Arc::default());
+    assert_eq!(disk.classify_write(4096, &block(3)).class, IoClass::Data);
+    assert_eq!(disk.classify_read(4096).class, IoClass::Data);
+    disk.classify_write(8192, &block(2));
+    disk.discarded(0, 12288);
+    assert!([0, 4096, 8192].iter().all(|&at| disk.classify_read(at).class == IoClass::Unknown));
+    assert_eq!((index.counts().metadata, index.counts().unknown), (2, 0));
+}
+
+#[test]
+fn blocks_live_until_something_ends_them() {
+    let (index, disk) = tables(100);
+    let file = index.add_file("/a");
+    let store = |offset: u64, address: u64, content: u8| {
+        index.wrote_block(file, offset, &block(content), &Arc::default());
+        assert_eq!(disk.classify_write(address, &block(content)).class, IoClass::Data);
+    };
+    (0..6u8).for_each(|at| store(u64::from(at) * 4096, u64::from(at) * 4096, at));
+    index.wrote(file, 24576, 24576);
+    // The same once more is no end.
+    disk.classify_write(0, &block(0));
+    // In its place, and elsewhere.
+    store(0, 0, 10);
+    store(0, 40960, 11);
+    assert_eq!(disk.classify_read(0).class, IoClass::Unknown);
+    // Half of the block stays a block.
+    index.wrote_block(file, 20480, &block(20), &Arc::default());
+    index.resized(file, 18000);
+    assert_eq!(index.counts().pending, 0, "it will not come");
+    index.punched(file, 4096..8192);
+    disk.discarded(8192, 4096);
+    index.deleted(file);
+    assert!((0..6).all(|at| disk.classify_read(at * 4096).class == IoClass::Unknown));
+    let [ends] = &index.lifetimes()[..] else { panic!("{:?}", index.lifetimes()) };
+    assert_eq!((ends.overwritten, ends.truncated, ends.discarded, ends.deleted), (2, 2, 1, 3));
+    assert_eq!(ends.seconds, [8]);
+}
+
+#[test]
+fn a_renamed_file_is_the_same_file() {
+    let (index, disk) = tables(100);
+    let file = index.add_file("/a.tmp");
+    index.wrote_block(file, 0, &block(1), &Arc::default());
+    index.renamed(file, "/a");
+    assert_eq!(disk.classify_write(0, &block(1)).source.unwrap().path.as_ref(), "/a");
+    assert_eq!(index.files()[0].path, "/a");
 }
 
 fn reader(pid: u32) -> Arc<Origin> {
@@ -225,7 +284,8 @@ proptest! {
         let (index, disk) = tables(1000);
         let file = index.add_file("/a");
         let mut pending: Vec<(u64, u8)> = Vec::new();
-        let mut stored: Vec<(u64, u8)> = Vec::new();
+        // Where on the disk, what, and of which place of the file.
+            let mut stored: Vec<(u64, u8, u64)> = Vec::new();
         for step in steps {
             match step {
                 Step::Write { offset, content } => {
@@ -247,16 +307,14 @@ proptest! {
                     }
                 }
                 Step::Disk { offset, content } => {
-                    let known = if let Some(at) = pending.iter().position(|entry| entry.1 == content) {
-                        pending.remove(at);
-                        true
-                    } else {
-                        stored.contains(&(offset, content))
+                    let place = match pending.iter().position(|entry| entry.1 == content) {
+                        Some(at) => Some(pending.remove(at).0),
+                        None => stored.iter().find(|at| (at.0, at.1) == (offset, content)).map(|at| at.2),
                     };
-                    stored.retain(|entry| entry.0 != offset);
-                    if known {
-                        stored.push((offset, content));
-                    }
+                    let known = place.is_some();
+                    // A place of a file is at one place of the disk.
+                    stored.retain(|entry| entry.0 != offset && Some(entry.2) != place);
+                    stored.extend(place.map(|place| (offset, content, place)));
                     let class = disk.classify_write(offset, &block(content)).class;
                     prop_assert_eq!(class == IoClass::Data, known);
                 }

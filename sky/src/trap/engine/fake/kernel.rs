@@ -176,8 +176,10 @@ impl Kernel {
             (inode + 8, 12288),
             (inode + 16, 17),
             (inode + 24, superblock),
+            (inode + 32, 1),
             (dentry + 8, name),
             (dentry + 16, root),
+            (dentry + 24, inode),
             (mount, mount),
             (mount + 16, root),
         ] {
@@ -265,7 +267,7 @@ const MEMBERS: &[(&str, &[(&str, u32)])] = &[
     ("files_struct", &[("fdt", 0)]),
     ("fdtable", &[("fd", 0), ("max_fds", 8)]),
     ("super_block", &[("s_dev", 0)]),
-    ("inode", &[("i_mode", 0), ("i_size", 8), ("i_ino", 16), ("i_sb", 24)]),
+    ("inode", &[("i_mode", 0), ("i_size", 8), ("i_ino", 16), ("i_sb", 24), ("i_nlink", 32)]),
     ("qstr", &[("name", 8)]),
     ("path", &[("mnt", 0), ("dentry", 8)]),
     ("vfsmount", &[("mnt_root", 0)]),
@@ -303,7 +305,7 @@ const NESTED: &[Structure] = &[
         ],
     ),
     ("file", &[("f_path", "path", 0), ("f_inode", "", 16), ("f_pos", "", 24), ("f_flags", "", 32)]),
-    ("dentry", &[("d_name", "qstr", 0), ("d_parent", "", 16)]),
+    ("dentry", &[("d_name", "qstr", 0), ("d_parent", "", 16), ("d_inode", "", 24)]),
     ("mount", &[("mnt_parent", "", 0), ("mnt_mountpoint", "", 8), ("mnt", "vfsmount", 16)]),
 ];
 

@@ -1,0 +1,234 @@
+//! Calls that change which files there are, what they are called, and how long they are.
+//!
+//! The kernel has done it when the call returns. So nothing is concluded from the arguments but which files to look
+//! at: those that are known by a name that the call names. What has become of them their inodes and dentries say.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::blocks::BLOCK;
+use super::{Guest, Inner};
+use crate::guest::{Fate, Gva, OpenFile};
+use crate::insight::{FileId, MAX_FILES, Origin};
+use crate::syscall::RawCall;
+
+const OPEN: u64 = 2;
+const TRUNCATE: u64 = 76;
+const FTRUNCATE: u64 = 77;
+const RENAME: u64 = 82;
+const CREAT: u64 = 85;
+const UNLINK: u64 = 87;
+const OPENAT: u64 = 257;
+const UNLINKAT: u64 = 263;
+const RENAMEAT: u64 = 264;
+const FALLOCATE: u64 = 285;
+const RENAMEAT2: u64 = 316;
+const OPENAT2: u64 = 437;
+
+/// The calls that are looked at here, by number.
+pub(super) const CHANGES: [u64; 12] = [
+    OPEN, TRUNCATE, FTRUNCATE, RENAME, CREAT, UNLINK, OPENAT, UNLINKAT, RENAMEAT, FALLOCATE, RENAMEAT2,
+    OPENAT2,
+];
+
+/// Modes of `fallocate` (include/uapi/linux/falloc.h).
+const FALLOC_FL_PUNCH_HOLE: u64 = 0x02;
+const FALLOC_FL_COLLAPSE_RANGE: u64 = 0x08;
+const FALLOC_FL_ZERO_RANGE: u64 = 0x10;
+const FALLOC_FL_INSERT_RANGE: u64 = 0x20;
+const PATH_MAX: usize = 4096;
+
+type Identity = (u32, u64);
+
+/// A file that was seen, and by what name.
+#[derive(Clone, Debug)]
+struct Known {
+    id: FileId,
+    path: String,
+    open: OpenFile,
+}
+
+/// The files that are known.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    known: HashMap<Identity, Known>,
+    /// The same by the last part of their paths.
+    names: HashMap<String, BTreeSet<Identity>>,
+}
+
+impl Files {
+    pub(super) fn id(&self, identity: Identity) -> Option<FileId> {
+        self.known.get(&identity).map(|known| known.id)
+    }
+
+    pub(super) fn add(&mut self, id: FileId, path: String, open: &OpenFile) {
+        if self.known.len() >= MAX_FILES {
+            return;
+        }
+        self.names.entry(name(&path).to_owned()).or_default().insert(open.identity);
+        self.known.insert(open.identity, Known { id, path, open: open.clone() });
+    }
+
+    fn remove(&mut self, identity: Identity) -> Option<Known> {
+        let known = self.known.remove(&identity)?;
+        let of_name = self.names.get_mut(name(&known.path));
+        if of_name.is_some_and(|of_name| of_name.remove(&identity) && of_name.is_empty()) {
+            self.names.remove(name(&known.path));
+        }
+        Some(known)
+    }
+
+    fn named(&self, name: &str) -> Vec<Identity> {
+        self.names.get(name).into_iter().flatten().copied().collect()
+    }
+
+    /// Those that are in a directory of this name, at any depth.
+    fn below(&self, name: &str) -> Vec<Identity> {
+        let is_below = |path: &str| path.split('/').rev().skip(1).any(|part| part == name);
+        self.known.iter().filter(|(_, known)| is_below(&known.path)).map(|(&identity, _)| identity).collect()
+    }
+}
+
+/// The last part of a path.
+fn name(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
+impl Inner {
+    /// A call that changes files has returned, without an error.
+    pub(super) fn changed(&mut self, guest: Guest<'_>, call: &RawCall, result: u64, origin: Origin) {
+        let [a, b, c, d, ..] = call.args;
+        let origin = Arc::new(origin);
+        match call.number {
+            OPEN | CREAT | OPENAT | OPENAT2 => self.opened(guest, result, &origin),
+            UNLINK | TRUNCATE => self.look_at(guest, a, &origin),
+            UNLINKAT => self.look_at(guest, b, &origin),
+            RENAME => self.moved(guest, a, b, &origin),
+            RENAMEAT | RENAMEAT2 => self.moved(guest, b, d, &origin),
+            FTRUNCATE => {
+                if let Some((id, file)) = self.known_file(guest, a) {
+                    self.resized(guest, id, &file, file.size, &origin);
+                }
+            }
+            FALLOCATE => self.allocated(guest, a, b, (c, d), &origin),
+            _ => {}
+        }
+    }
+
+    /// Inode numbers are used again: a file that has another path by now is another file, unless it was renamed by
+    /// somebody whom nobody watches.
+    fn opened(&mut self, guest: Guest<'_>, fd: u64, origin: &Arc<Origin>) {
+        let Some((id, file)) = self.known_file(guest, fd) else { return };
+        let known = self.files.known.get(&file.identity).map(|known| known.path.as_str());
+        if known.is_some_and(|known| known != guest.path(&file)) {
+            self.files.remove(file.identity);
+        } else {
+            // O_TRUNC.
+            self.resized(guest, id, &file, file.size, origin);
+        }
+    }
+
+    /// An open file that is known.
+    fn known_file(&self, guest: Guest<'_>, fd: u64) -> Option<(FileId, OpenFile)> {
+        let fd = u32::try_from(fd & u64::from(u32::MAX)).ok()?;
+        let file = guest.linux.open_file(guest.view, guest.task, fd).ok().flatten()?;
+        Some((self.files.id(file.identity)?, file))
+    }
+
+    /// Looks at the files that are known by the last part of the path at `path`.
+    fn look_at(&mut self, guest: Guest<'_>, path: u64, origin: &Arc<Origin>) {
+        if let Some(path) = self.path(guest, path) {
+            let files = self.files.named(name(&path));
+            self.look_at_each(guest, files, origin);
+        }
+    }
+
+    /// Something was renamed, and something may have been replaced.
+    fn moved(&mut self, guest: Guest<'_>, from: u64, to: u64, origin: &Arc<Origin>) {
+        let (Some(from), Some(to)) = (self.path(guest, from), self.path(guest, to)) else { return };
+        let (from, to) = (name(&from), name(&to));
+        for name in [from, to] {
+            // A directory takes what is in it along.
+            let files = [self.files.named(name), self.files.below(name)].concat();
+            self.look_at_each(guest, files, origin);
+        }
+    }
+
+    fn path(&mut self, guest: Guest<'_>, at: u64) -> Option<String> {
+        let path = guest.view.read_string(Gva(at), PATH_MAX).ok();
+        self.counts.unreadable += u64::from(path.is_none());
+        path
+    }
+
+    fn look_at_each(&mut self, guest: Guest<'_>, files: Vec<Identity>, origin: &Arc<Origin>) {
+        for identity in files {
+            let Some(known) = self.files.known.get(&identity).cloned() else { continue };
+            match guest.linux.fate(guest.view, &known.open) {
+                Ok(Fate::Gone) | Err(_) => {
+                    self.files.remove(identity);
+                    self.index.deleted(known.id);
+                }
+                Ok(Fate::There { path, size }) => {
+                    self.resized(guest, known.id, &known.open, size, origin);
+                    if let Some(path) = path.filter(|path| *path != known.path) {
+                        self.index.renamed(known.id, &path);
+                        self.files.remove(identity);
+                        self.files.add(known.id, path, &known.open);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The file has `size` bytes. If that is less than before, its last block ends with zeros now.
+    fn resized(&mut self, guest: Guest<'_>, id: FileId, file: &OpenFile, size: u64, origin: &Arc<Origin>) {
+        if self.index.resized(id, size) {
+            self.edges(guest, id, file, (size, 0), origin);
+        }
+    }
+
+    fn allocated(&mut self, guest: Guest<'_>, fd: u64, mode: u64, range: (u64, u64), origin: &Arc<Origin>) {
+        let Some((id, file)) = self.known_file(guest, fd) else { return };
+        let (offset, length) = range;
+        if mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE) != 0 {
+            // What follows has moved, and nobody has read or written it.
+            self.index.punched(id, offset - offset % BLOCK..u64::MAX);
+        } else if mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) != 0 {
+            let end = offset.saturating_add(length);
+            let first = offset.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
+            self.index.punched(id, first..end - end % BLOCK);
+            self.edges(guest, id, &file, range, origin);
+        }
+        self.index.resized(id, file.size);
+    }
+
+    /// The blocks at both ends of a range hold something else now.
+    fn edges(
+        &mut self,
+        guest: Guest<'_>,
+        id: FileId,
+        file: &OpenFile,
+        (offset, length): (u64, u64),
+        origin: &Arc<Origin>,
+    ) {
+        let end = offset.saturating_add(length);
+        let mut edges: Vec<u64> = [offset, end].into_iter().filter(|at| at % BLOCK != 0).collect();
+        edges.iter_mut().for_each(|at| *at -= *at % BLOCK);
+        edges.dedup();
+        for block in edges {
+            if let Some(content) = guest.cached(file, block) {
+                self.index.wrote_block(id, block, &content, origin);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_part_of_a_path_is_its_name() {
+        assert_eq!(["/a/b", "b", "b/", "/a/b//", "/"].map(name), ["b", "b", "b", "b", ""]);
+    }
+}
