@@ -44,6 +44,17 @@ pub struct Source {
     pub offset: u64,
 }
 
+/// Signals that a block is like no other. Each may be wrong; a deduplicating layer chooses which to follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unique {
+    /// A program that encrypts wrote it.
+    pub program: bool,
+    /// Its file has the extension of encrypted ones.
+    pub extension: bool,
+    /// It looks encrypted or compressed.
+    pub entropy: bool,
+}
+
 /// What is known of one 4 KiB block of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IoTag {
@@ -55,6 +66,8 @@ pub struct IoTag {
     pub class_id: ClassId,
     /// The place in a file that it is a copy of, when that is known.
     pub copied_from: Option<Source>,
+    /// Whether it is like no other.
+    pub unique: Unique,
 }
 
 /// Somebody who knows what disk blocks mean.

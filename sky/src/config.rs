@@ -19,6 +19,10 @@
 //! policy = "ioclass.csv"     # classes of blocks, beside this file: docs/classes.md
 //! assume = "partial"         # blocks that no monitored process wrote are unknown; "complete": they are metadata,
 //!                            # because every process that writes is monitored
+//! files = ["/var/lib", "*.db"]   # follow only these: what lies in a directory, or whose path matches a pattern
+//! encrypting = ["gpg"]       # programs whose output is like no other block; a list of common ones without this
+//! encrypted = ["gpg"]        # extensions of files of such blocks; likewise
+//! entropy = 7.9              # bits for each byte from which on a block looks encrypted
 //! ```
 //!
 //! `process = []` begins with nobody: rules may be [added](crate::Sky::add) later.
@@ -31,13 +35,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sky_devices::policy::{MAX_FILE_BYTES, Policy};
 
-use crate::insight::Assume;
+use crate::insight::{Assume, FilePattern, UniqueRules};
 use crate::process::ProcessRule;
 use crate::trap::Engine;
 use crate::{Error, Result};
 
 /// What `--monitor` names. The default watches nobody, until somebody is added.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 pub struct Config {
     /// The processes to watch; one matching entry is enough.
     pub process: Vec<ProcessRule>,
@@ -100,7 +104,7 @@ pub enum Returns {
 }
 
 /// What is remembered of written blocks.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct Insight {
     /// Written blocks that are remembered until they reach the disk, about 200 bytes each; the oldest go first.
@@ -114,15 +118,44 @@ pub struct Insight {
     pub policy_file: Option<PathBuf>,
     /// What a written block is that no monitored process has written.
     pub assume: Assume,
+    /// Files that are followed: absolute paths of directories or files, or patterns for whole paths. All, if there is none.
+    pub files: Vec<String>,
+    /// Programs that encrypt, by name.
+    pub encrypting: Vec<String>,
+    /// Extensions of encrypted files, without the dot.
+    pub encrypted: Vec<String>,
+    /// From so many bits of entropy for each byte on a block looks encrypted.
+    pub entropy: f64,
+}
+
+impl Insight {
+    /// What tells blocks that are like no other.
+    pub(crate) fn unique(&self) -> UniqueRules {
+        UniqueRules {
+            programs: self.encrypting.clone(),
+            extensions: self.encrypted.clone(),
+            entropy: self.entropy,
+        }
+    }
+
+    /// The files that are followed; checked before, malformed ones are left out.
+    pub(crate) fn patterns(&self) -> Vec<FilePattern> {
+        self.files.iter().filter_map(|text| FilePattern::new(text).ok()).collect()
+    }
 }
 
 impl Default for Insight {
     fn default() -> Self {
+        let unique = UniqueRules::default();
         Self {
             pending_blocks: 1 << 20,
             policy: Policy::default(),
             policy_file: None,
             assume: Assume::default(),
+            files: Vec::new(),
+            encrypting: unique.programs,
+            encrypted: unique.extensions,
+            entropy: unique.entropy,
         }
     }
 }
@@ -135,7 +168,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("", &["process", "trap", "insight"]),
     ("process", &["executable", "command", "parent", "pid", "children"]),
     ("trap", &["engine", "mechanism", "port", "returns"]),
-    ("insight", &["pending_blocks", "policy", "assume"]),
+    ("insight", &["pending_blocks", "policy", "assume", "files", "encrypting", "encrypted", "entropy"]),
 ];
 
 impl Config {
@@ -183,7 +216,10 @@ impl Config {
         if self.insight.pending_blocks == 0 || self.insight.pending_blocks > 1 << 28 {
             return Err(config("insight.pending_blocks: 1 to 268435456"));
         }
-        Ok(())
+        if !(0.0..=8.0).contains(&self.insight.entropy) {
+            return Err(config("insight.entropy: 0 to 8 bits for each byte"));
+        }
+        self.insight.files.iter().try_for_each(|text| FilePattern::new(text).map(drop))
     }
 }
 

@@ -5,7 +5,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::insight::{Assume, BlockCounts, ClassCount, ClassLifetimes, FileSummary, TrackerCounts};
+use crate::insight::{
+    Assume, BlockCounts, ClassCount, ClassLifetimes, FileSummary, TrackerCounts, UniqueCounts,
+};
 use crate::trap::CompatEntry;
 use crate::trap::engine::InsightCounts;
 
@@ -160,6 +162,14 @@ impl fmt::Display for Report {
              not seen at the disk",
             blocks.data, blocks.copied, blocks.metadata, blocks.unknown, blocks.pending
         )?;
+        let UniqueCounts { program, extension, entropy } = blocks.unique;
+        if program + extension + entropy > 0 {
+            writeln!(
+                f,
+                "like no other block: {program} by the program that wrote them, {extension} by their file's extension, \
+                 {entropy} by what they look like"
+            )?;
+        }
         writeln!(f, "disk blocks read: {} named by the processes that read them", blocks.named)?;
         writeln!(f, "{:>7}  {:<40} {:>8}", "class", "rule", "blocks")?;
         for class in self.classes.iter().filter(|class| class.blocks > 0) {

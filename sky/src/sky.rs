@@ -75,10 +75,8 @@ impl Sky {
     /// Also tells `observers` of the calls that they want; at most 31.
     #[must_use]
     pub fn with_observers(config: Config, observers: Vec<Arc<dyn Observer>>) -> Arc<Self> {
-        let insight = &config.insight;
-        let index = BlockIndex::new(insight.pending_blocks, insight.policy.clone(), insight.assume);
-        let index = Arc::new(index);
-        let tracker = Arc::new(Tracker::new(Arc::clone(&index)));
+        let index = Arc::new(BlockIndex::new(&config.insight));
+        let tracker = Arc::new(Tracker::new(Arc::clone(&index), config.insight.patterns()));
         let mut all: Vec<Arc<dyn Observer>> = vec![Arc::clone(&tracker) as Arc<dyn Observer>];
         all.extend(observers.into_iter().take(31));
         Arc::new(Self { config, index, tracker, observers: all, machine: OnceLock::new() })

@@ -45,6 +45,7 @@ impl Gva {
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
+const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -62,6 +63,8 @@ pub struct Mapping {
     pub executable: bool,
     /// It may be written to. A page that several address spaces share until one writes to it may not.
     pub writable: bool,
+    /// It was written to, by this address space, since the kernel last looked.
+    pub dirty: bool,
 }
 
 /// A guest's memory as one address space shows it.
@@ -171,7 +174,8 @@ impl<'a> View<'a> {
             if leaf {
                 let inside = (1u64 << shift) - 1;
                 let gpa = Gpa((entry & FRAME & !inside) | (gva.0 & inside));
-                return Ok(Mapping { gpa, rest: inside - (gva.0 & inside) + 1, executable, writable });
+                let rest = inside - (gva.0 & inside) + 1;
+                return Ok(Mapping { gpa, rest, executable, writable, dirty: entry & DIRTY != 0 });
             }
             table = entry & FRAME;
             shift -= 9;
@@ -292,7 +296,13 @@ mod tests {
         let mapping = view.translate(Gva(0xffff_8880_1234_5678)).unwrap();
         assert_eq!(
             mapping,
-            Mapping { gpa: Gpa(0x7678), rest: 0x1000 - 0x678, executable: false, writable: true }
+            Mapping {
+                gpa: Gpa(0x7678),
+                rest: 0x1000 - 0x678,
+                executable: false,
+                writable: true,
+                dirty: false
+            }
         );
         assert!(matches!(view.translate(Gva(0xffff_8880_1234_6000)), Err(Error::NotMapped(_))));
     }

@@ -13,9 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use sky_devices::io_class::{BLOCK_SIZE, Classifier, IoClass, IoTag, Source};
+use sky_devices::io_class::{BLOCK_SIZE, Classifier, IoClass, IoTag, Source, Unique};
 use sky_devices::policy::{ClassId, Direction, Facts, Policy};
 use xxhash_rust::xxh3::xxh3_128;
+
+use super::{UniqueCounts, UniqueRules};
+use crate::config::Insight;
 
 pub use self::lifetimes::{ClassLifetimes, LIFETIME_BUCKETS};
 use self::lifetimes::{Death, Lifetimes};
@@ -90,6 +93,8 @@ pub struct BlockCounts {
     pub data: u64,
     /// Of these, known to be copies of other blocks.
     pub copied: u64,
+    /// Of these, with signals that they are like no other block.
+    pub unique: UniqueCounts,
     /// Not recognised, and metadata therefore: [`Assume::Complete`].
     pub metadata: u64,
     /// Not recognised.
@@ -137,6 +142,7 @@ struct Written {
     content: Fingerprint,
     place: Place,
     origin: Arc<Origin>,
+    unique: Unique,
     /// When it came to the disk, and in which class; unless it was there before.
     born: Option<(Instant, ClassId)>,
 }
@@ -173,6 +179,7 @@ pub struct BlockIndex {
     limit: usize,
     policy: Policy,
     assume: Assume,
+    unique: UniqueRules,
     inner: Mutex<Inner>,
 }
 
@@ -184,9 +191,10 @@ pub struct DiskBlocks {
 }
 
 impl BlockIndex {
-    /// Remembers up to `limit` pending blocks, and as many blocks of disks, and gives them classes by `policy`.
+    /// Remembers as many pending blocks as the configuration says, and as many blocks of disks.
     #[must_use]
-    pub fn new(limit: usize, policy: Policy, assume: Assume) -> Self {
+    pub fn new(config: &Insight) -> Self {
+        let limit = config.pending_blocks.max(1);
         let inner = Inner {
             files: Vec::new(),
             paths: Vec::new(),
@@ -195,14 +203,20 @@ impl BlockIndex {
             order: VecDeque::new(),
             on_disk: HashMap::new(),
             addresses: BTreeMap::new(),
-            metadata: Recent::new(limit.max(1)),
+            metadata: Recent::new(limit),
             lifetimes: Lifetimes::new(),
             unnamed: Unnamed::new(MAX_READ),
             seen: Recent::new(MAX_SEEN),
             counts: BlockCounts::default(),
             classes: [0; CLASSES],
         };
-        Self { limit: limit.max(1), policy, assume, inner: Mutex::new(inner) }
+        Self {
+            limit,
+            policy: config.policy.clone(),
+            assume: config.assume,
+            unique: config.unique(),
+            inner: Mutex::new(inner),
+        }
     }
 
     /// The classifier for disk `disk` of the machine; the same number is the same disk.
@@ -351,13 +365,35 @@ impl BlockIndex {
         if let Some((writer, source)) = origin.writer.as_ref().zip(inner.source(place)) {
             inner.seen.insert((writer.pid, content), source);
         }
-        if let Some(address) = inner.unnamed.take(content) {
-            let written = Written { content, place, origin: Arc::clone(origin), born: None };
-            inner.store(address, written, self.limit);
-            inner.counts.named += 1;
-            if let Some(summary) = inner.files.get_mut(file.0) {
-                summary.named += 1;
-            }
+        inner.name(place, content, origin, self.limit);
+    }
+
+    /// Whether blocks were read from disks that nobody has named.
+    #[must_use]
+    pub fn has_unnamed(&self) -> bool {
+        self.lock().unnamed.len() > 0
+    }
+
+    /// A process has `block` of `file`, from byte `offset`, in its memory. If a disk was read for it, its block there is
+    /// known from now on.
+    pub fn name_block(&self, file: FileId, offset: u64, block: &[u8], origin: &Arc<Origin>) {
+        if !is_zero(block) {
+            self.lock().name((file, offset), xxh3_128(block), origin, self.limit);
+        }
+    }
+
+    /// A process has changed `block` at byte `offset` of `file` in its memory, perhaps; if so, that will reach the disk.
+    pub fn mapped_block(&self, file: FileId, offset: u64, block: &[u8], origin: &Arc<Origin>) {
+        let content = xxh3_128(block);
+        let known = {
+            let inner = self.lock();
+            let place = (file, offset);
+            let pending = inner.by_place.get(&place).map(|(content, _)| *content);
+            let stored = || inner.on_disk.get(inner.addresses.get(&place)?).map(|written| written.content);
+            pending.or_else(stored)
+        };
+        if known != Some(content) {
+            self.wrote_block(file, offset, block, origin);
         }
     }
 
@@ -422,6 +458,22 @@ impl Inner {
         match source.filter(elsewhere) {
             Some(source) => Arc::new(Origin { copied_from: Some(source.clone()), ..Origin::clone(origin) }),
             None => Arc::clone(origin),
+        }
+    }
+
+    /// If a disk gave this content and nobody knows whose it is, it is this place's.
+    fn name(&mut self, place: Place, content: Fingerprint, origin: &Arc<Origin>, limit: usize) {
+        if let Some(address) = self.unnamed.take(content) {
+            let origin = Arc::clone(origin);
+            self.store(
+                address,
+                Written { content, place, origin, unique: Unique::default(), born: None },
+                limit,
+            );
+            self.counts.named += 1;
+            if let Some(summary) = self.files.get_mut(place.0.0) {
+                summary.named += 1;
+            }
         }
     }
 
@@ -522,7 +574,8 @@ impl Inner {
             ..facts
         };
         let class_id = policy.classify(&facts);
-        IoTag { class: IoClass::Data, source, class_id, copied_from: written.origin.copied_from.clone() }
+        let copied_from = written.origin.copied_from.clone();
+        IoTag { class: IoClass::Data, source, class_id, copied_from, unique: written.unique }
     }
 
     fn written(&mut self, disk: u16, offset: u64, block: &[u8], limit: usize) -> Option<Written> {
@@ -534,7 +587,7 @@ impl Inner {
         if let Some(place) = pending {
             let (_, origin) = self.by_place.remove(&place).unwrap_or_default();
             self.remove_content(content, place);
-            let written = Written { content, place, origin, born: None };
+            let written = Written { content, place, origin, unique: Unique::default(), born: None };
             self.store((disk, offset), written.clone(), limit);
             return Some(written);
         }
@@ -565,7 +618,11 @@ impl Classifier for DiskBlocks {
         let mut inner = self.index.lock();
         let address = (self.disk, offset);
         let tag = match inner.written(self.disk, offset, block, *limit) {
-            Some(written) => {
+            Some(mut written) => {
+                let writer = written.origin.writer.as_ref().map(|writer| writer.name.as_str());
+                let path = inner.paths.get(written.place.0.0);
+                written.unique = self.index.unique.signals(writer, path.map(|path| &**path), block);
+                inner.counts.unique.add(written.unique);
                 inner.counts.data += 1;
                 inner.counts.copied += u64::from(written.origin.copied_from.is_some());
                 if let Some(summary) = inner.files.get_mut(written.place.0.0) {
@@ -573,6 +630,7 @@ impl Classifier for DiskBlocks {
                 }
                 let tag = inner.tag(policy, &written, facts);
                 if let Some(stored) = inner.on_disk.get_mut(&address) {
+                    stored.unique = written.unique;
                     stored.born.get_or_insert((Instant::now(), tag.class_id));
                 }
                 tag

@@ -4,10 +4,14 @@
 //! [`BlockIndex`] recognises the same content when it arrives at the disk, or came from there.
 
 mod index;
+mod pattern;
 mod tracker;
+mod unique;
 
 pub use index::{
     Assume, BlockCounts, BlockIndex, ClassCount, ClassLifetimes, DiskBlocks, FileId, FileSummary,
     LIFETIME_BUCKETS, MAX_FILES, Origin, Prior, Writer,
 };
+pub use pattern::FilePattern;
 pub use tracker::{Tracker, TrackerCounts};
+pub use unique::{UniqueCounts, UniqueRules};

@@ -6,10 +6,12 @@
 //! A whole block is fingerprinted when the call is entered, from the process's memory. What else becomes of blocks, the
 //! guest's page cache tells when the call has returned: those that a write covered partly, and those that the kernel
 //! copied without showing them to the process. What a process has read names the blocks of the disk that were read for
-//! it, and a block that is written as it was read is a copy. What has to be on the disk *before* the call returns (`O_SYNC`) is put
-//! together at entry, from the page cache and what is written over it.
+//! it, and a block that is written as it was read is a copy. What has to be on the disk *before* the call returns
+//! (`O_SYNC`) is put together at entry, from the page cache and what is written over it. What is written through a
+//! shared mapping is found in the process's page table when the process has it synced.
 
 mod blocks;
+mod mappings;
 mod names;
 mod reads;
 mod transfer;
@@ -20,12 +22,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sky_devices::io_class::BLOCK_SIZE;
 
+use self::mappings::{MAPS, Mappings};
 use self::names::{CHANGES, Files};
 use self::reads::ReadNote;
 use self::transfer::{READS, Transfer, WRITES};
 use self::writes::WriteNote;
 use crate::guest::{Gva, Linux, OpenFile, View};
-use crate::insight::{BlockIndex, FileId, Origin, Writer};
+use crate::insight::{BlockIndex, FileId, FilePattern, Origin, Writer};
 use crate::observer::{Call, CallId, CallSet, Inquiry, Observer, ProcessEvent};
 use crate::syscall::Outcome;
 
@@ -42,10 +45,14 @@ const MAX_NOTES: usize = 1 << 16;
 pub struct TrackerCounts {
     /// Reads and writes of something other than a regular file.
     pub not_a_file: u64,
+    /// Reads and writes of files that are not to be followed.
+    pub excluded: u64,
     /// Reads and writes whose file or buffers could not be read from the guest.
     pub unreadable: u64,
     /// Blocks that a write covered only partly, and whose other part is not known.
     pub partial_blocks: u64,
+    /// Times that not all pages of a process's mappings were looked at.
+    pub unwalked_mappings: u64,
     /// Other blocks whose content could not be read, neither at entry nor at return.
     pub absent_blocks: u64,
 }
@@ -65,6 +72,7 @@ pub struct Tracker(Mutex<Inner>);
 struct Inner {
     index: Arc<BlockIndex>,
     files: Files,
+    mappings: Mappings,
     counts: TrackerCounts,
     /// Reads and writes on their way.
     notes: HashMap<CallId, Note>,
@@ -98,12 +106,13 @@ impl<'a> Guest<'a> {
 }
 
 impl Tracker {
-    /// Files what it finds in `index`.
+    /// Files what it finds in `index`, of files that one of `patterns` contains, or of all if there is none.
     #[must_use]
-    pub fn new(index: Arc<BlockIndex>) -> Self {
+    pub fn new(index: Arc<BlockIndex>, patterns: Vec<FilePattern>) -> Self {
         Self(Mutex::new(Inner {
             index,
-            files: Files::default(),
+            files: Files::new(patterns),
+            mappings: Mappings::default(),
             counts: TrackerCounts::default(),
             notes: HashMap::new(),
             writers: HashMap::new(),
@@ -124,11 +133,17 @@ impl Tracker {
 
 impl Observer for Tracker {
     fn wants(&self) -> CallSet {
-        READS.into_iter().chain(WRITES).chain(CHANGES).collect()
+        READS.into_iter().chain(WRITES).chain(CHANGES).chain(MAPS).collect()
     }
 
     fn entered(&self, call: &Call<'_>) -> Option<Inquiry> {
         let number = call.raw.number;
+        if MAPS.contains(&number) {
+            let mut inner = self.lock();
+            let origin = inner.origin(call);
+            inner.before_mapping(Guest::of(call), call.pid, &call.raw, origin);
+            return None;
+        }
         if !READS.contains(&number) && !WRITES.contains(&number) {
             return None;
         }
@@ -173,6 +188,10 @@ impl Observer for Tracker {
                 let origin = inner.origin(call);
                 inner.changed(Guest::of(call), &call.raw, result, origin);
             }
+            (number, Outcome::Returned(result)) if MAPS.contains(&number) => {
+                let result = u64::try_from(result).ok()?;
+                inner.after_mapping(Guest::of(call), call.pid, &call.raw, result);
+            }
             _ => {}
         }
         None
@@ -183,7 +202,10 @@ impl Observer for Tracker {
     }
 
     fn process(&self, event: &ProcessEvent) {
-        let writers = &mut self.lock().writers;
+        let mut inner = self.lock();
+        let (ProcessEvent::Begins { pid, .. } | ProcessEvent::Ends { pid }) = event;
+        inner.mappings.forget(*pid);
+        let writers = &mut inner.writers;
         match event {
             ProcessEvent::Begins { pid, executable } => {
                 if writers.len() >= MAX_WRITERS {
@@ -220,13 +242,18 @@ impl Inner {
         None
     }
 
-    fn file(&mut self, guest: Guest<'_>, file: &OpenFile) -> FileId {
-        if let Some(id) = self.files.id(file.identity) {
-            return id;
-        }
-        let path = guest.path(file);
-        let id = self.index.add_file(&path);
-        self.files.add(id, path, file);
+    /// The file that a call is about, if it is to be followed.
+    fn file(&mut self, guest: Guest<'_>, file: &OpenFile) -> Option<FileId> {
+        let id = match self.files.id(file.identity) {
+            Some(id) => id,
+            None => {
+                let path = guest.path(file);
+                let id = self.files.follows(&path).then(|| self.index.add_file(&path));
+                self.files.add(id, path, file);
+                id
+            }
+        };
+        self.counts.excluded += u64::from(id.is_none());
         id
     }
 }

@@ -69,8 +69,24 @@ impl Linux {
             return Ok(None);
         }
         let slots = pointer(view, table.offset(self.fdt_fd))?;
-        let file = Gva(view.read_u64(slots.offset(u64::from(fd) * 8))?);
-        if file.0 == 0 {
+        self.file(view, Gva(view.read_u64(slots.offset(u64::from(fd) * 8))?))
+    }
+
+    /// The executable of `task`; `None` for a thread of the kernel, and an executable that is no regular file.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`].
+    pub fn executable_file(&self, view: &View<'_>, task: Gva) -> Result<Option<OpenFile>> {
+        let mm = Gva(view.read_u64(task.offset(self.task_mm))?);
+        if mm.0 == 0 {
+            return Ok(None);
+        }
+        self.file(view, Gva(view.read_u64(mm.offset(self.mm_exe_file))?))
+    }
+
+    /// What a `struct file` is, if it is a regular file.
+    fn file(&self, view: &View<'_>, file: Gva) -> Result<Option<OpenFile>> {
+        if !file.is_kernel() {
             return Ok(None);
         }
         let inode = pointer(view, file.offset(self.file_inode))?;

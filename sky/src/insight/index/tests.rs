@@ -9,7 +9,7 @@ fn block(content: u8) -> Vec<u8> {
 }
 
 fn tables(limit: usize) -> (Arc<BlockIndex>, DiskBlocks) {
-    let index = Arc::new(BlockIndex::new(limit, Policy::default(), Assume::Partial));
+    let index = Arc::new(BlockIndex::new(&Insight { pending_blocks: limit, ..Insight::default() }));
     let disk = index.disk(0);
     (index, disk)
 }
@@ -41,7 +41,8 @@ fn a_rewritten_block_is_no_longer_expected() {
     index.wrote_block(file, 0, &block(2), &Arc::default());
     assert_eq!(disk.classify_write(0, &block(1)).class, IoClass::Unknown);
     assert_eq!(disk.classify_write(0, &block(2)).class, IoClass::Data);
-    assert_eq!(index.counts(), BlockCounts { data: 1, unknown: 1, superseded: 1, ..BlockCounts::default() });
+    let counts = index.counts();
+    assert_eq!((counts.data, counts.unknown, counts.superseded, counts.pending), (1, 1, 1, 0));
 }
 
 #[test]
@@ -109,7 +110,7 @@ fn the_policy_gives_the_class() {
 ",
     )
     .unwrap();
-    let index = Arc::new(BlockIndex::new(100, policy, Assume::Partial));
+    let index = Arc::new(BlockIndex::new(&Insight { policy, ..Insight::default() }));
     let disk = index.disk(3);
     let writer = Some(Arc::new(Writer { pid: 7, name: "writer".into() }));
     let (data, other) = (index.add_file("/data/a"), index.add_file("/b"));
@@ -158,7 +159,7 @@ fn a_copy_is_told_and_counted() {
 
 #[test]
 fn what_is_left_over_is_metadata_if_everybody_is_watched() {
-    let index = Arc::new(BlockIndex::new(100, Policy::paper(), Assume::Complete));
+    let index = Arc::new(BlockIndex::new(&Insight { assume: Assume::Complete, ..Insight::default() }));
     let disk = index.disk(0);
     let file = index.add_file("/a");
     index.wrote_block(file, 0, &block(1), &Arc::default());
@@ -174,6 +175,30 @@ fn what_is_left_over_is_metadata_if_everybody_is_watched() {
     disk.discarded(0, 12288);
     assert!([0, 4096, 8192].iter().all(|&at| disk.classify_read(at).class == IoClass::Unknown));
     assert_eq!((index.counts().metadata, index.counts().unknown), (2, 0));
+}
+
+#[test]
+fn what_is_like_no_other_block_is_told() {
+    let (index, disk) = tables(100);
+    let (plain, encrypted) = (index.add_file("/a"), index.add_file("/a.gpg"));
+    let by = |name: &str| {
+        let writer = Some(Arc::new(Writer { pid: 1, name: name.into() }));
+        Arc::new(Origin { writer, ..Origin::default() })
+    };
+    let zeros = vec![0; BLOCK_SIZE];
+    let unique = |program, extension, entropy| Unique { program, extension, entropy };
+    for (at, (file, program, content, expected)) in (0u64..).zip([
+        (plain, "cp", &zeros, unique(false, false, false)),
+        // Each byte as often as any other.
+        (plain, "cp", &block(1), unique(false, false, true)),
+        (encrypted, "cp", &zeros, unique(false, true, false)),
+        (encrypted, "gpg", &block(2), unique(true, true, true)),
+    ]) {
+        index.wrote_block(file, at * 4096, content, &by(program));
+        assert_eq!(disk.classify_write(at * 4096, content).unique, expected, "{at}");
+        assert_eq!(disk.classify_read(at * 4096).unique, expected, "{at}");
+    }
+    assert_eq!(index.counts().unique, UniqueCounts { program: 1, extension: 2, entropy: 2 });
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::blocks::BLOCK;
 use super::{Guest, Inner};
 use crate::guest::{Fate, Gva, OpenFile};
-use crate::insight::{FileId, MAX_FILES, Origin};
+use crate::insight::{FileId, FilePattern, MAX_FILES, Origin};
 use crate::syscall::RawCall;
 
 const OPEN: u64 = 2;
@@ -43,7 +43,8 @@ type Identity = (u32, u64);
 /// A file that was seen, and by what name.
 #[derive(Clone, Debug)]
 struct Known {
-    id: FileId,
+    /// None if it is not to be followed.
+    id: Option<FileId>,
     path: String,
     open: OpenFile,
 }
@@ -54,14 +55,26 @@ pub(super) struct Files {
     known: HashMap<Identity, Known>,
     /// The same by the last part of their paths.
     names: HashMap<String, BTreeSet<Identity>>,
+    /// Which are followed; all if there is none.
+    patterns: Vec<FilePattern>,
 }
 
 impl Files {
-    pub(super) fn id(&self, identity: Identity) -> Option<FileId> {
+    pub(super) fn new(patterns: Vec<FilePattern>) -> Self {
+        Self { patterns, ..Self::default() }
+    }
+
+    /// Whether a file of this path is to be followed.
+    pub(super) fn follows(&self, path: &str) -> bool {
+        self.patterns.is_empty() || self.patterns.iter().any(|pattern| pattern.contains(path))
+    }
+
+    /// None if it is not known; and none in it if it is not to be followed.
+    pub(super) fn id(&self, identity: Identity) -> Option<Option<FileId>> {
         self.known.get(&identity).map(|known| known.id)
     }
 
-    pub(super) fn add(&mut self, id: FileId, path: String, open: &OpenFile) {
+    pub(super) fn add(&mut self, id: Option<FileId>, path: String, open: &OpenFile) {
         if self.known.len() >= MAX_FILES {
             return;
         }
@@ -87,6 +100,12 @@ impl Files {
         let is_below = |path: &str| path.split('/').rev().skip(1).any(|part| part == name);
         self.known.iter().filter(|(_, known)| is_below(&known.path)).map(|(&identity, _)| identity).collect()
     }
+}
+
+/// What a descriptor in an argument means, if it is a regular file.
+pub(super) fn open_file(guest: Guest<'_>, fd: u64) -> Option<OpenFile> {
+    let fd = u32::try_from(fd & u64::from(u32::MAX)).ok()?;
+    guest.linux.open_file(guest.view, guest.task, fd).ok().flatten()
 }
 
 /// The last part of a path.
@@ -118,11 +137,11 @@ impl Inner {
     /// Inode numbers are used again: a file that has another path by now is another file, unless it was renamed by
     /// somebody whom nobody watches.
     fn opened(&mut self, guest: Guest<'_>, fd: u64, origin: &Arc<Origin>) {
-        let Some((id, file)) = self.known_file(guest, fd) else { return };
-        let known = self.files.known.get(&file.identity).map(|known| known.path.as_str());
-        if known.is_some_and(|known| known != guest.path(&file)) {
+        let Some(file) = open_file(guest, fd) else { return };
+        let Some(known) = self.files.known.get(&file.identity) else { return };
+        if known.path != guest.path(&file) {
             self.files.remove(file.identity);
-        } else {
+        } else if let Some(id) = known.id {
             // O_TRUNC.
             self.resized(guest, id, &file, file.size, origin);
         }
@@ -130,9 +149,8 @@ impl Inner {
 
     /// An open file that is known.
     fn known_file(&self, guest: Guest<'_>, fd: u64) -> Option<(FileId, OpenFile)> {
-        let fd = u32::try_from(fd & u64::from(u32::MAX)).ok()?;
-        let file = guest.linux.open_file(guest.view, guest.task, fd).ok().flatten()?;
-        Some((self.files.id(file.identity)?, file))
+        let file = open_file(guest, fd)?;
+        Some((self.files.id(file.identity)??, file))
     }
 
     /// Looks at the files that are known by the last part of the path at `path`.
@@ -166,14 +184,21 @@ impl Inner {
             match guest.linux.fate(guest.view, &known.open) {
                 Ok(Fate::Gone) | Err(_) => {
                     self.files.remove(identity);
-                    self.index.deleted(known.id);
+                    if let Some(id) = known.id {
+                        self.index.deleted(id);
+                    }
                 }
                 Ok(Fate::There { path, size }) => {
-                    self.resized(guest, known.id, &known.open, size, origin);
+                    if let Some(id) = known.id {
+                        self.resized(guest, id, &known.open, size, origin);
+                    }
                     if let Some(path) = path.filter(|path| *path != known.path) {
-                        self.index.renamed(known.id, &path);
                         self.files.remove(identity);
-                        self.files.add(known.id, path, &known.open);
+                        // One that was followed still is; one that was not may be from now on.
+                        if let Some(id) = known.id {
+                            self.index.renamed(id, &path);
+                            self.files.add(known.id, path, &known.open);
+                        }
                     }
                 }
             }

@@ -36,7 +36,7 @@ impl Inner {
             Place::Position => file.position,
         };
         let origin = Arc::new(Origin { direct: file.flags & O_DIRECT != 0, ..origin });
-        Some(ReadNote { file: self.file(guest, &file), open: file, offset, buffers, origin })
+        Some(ReadNote { file: self.file(guest, &file)?, open: file, offset, buffers, origin })
     }
 
     /// The call returned `result`. Whole blocks are in the process's memory, parts of blocks in the page cache.

@@ -70,7 +70,7 @@ impl Inner {
             Supply::Descriptor { fd, place, .. } => (None, source(guest, fd, place)),
         };
         let mut note = WriteNote {
-            file: self.file(guest, &file),
+            file: self.file(guest, &file)?,
             offset,
             count,
             buffers,

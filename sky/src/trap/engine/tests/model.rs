@@ -14,8 +14,10 @@ const EXIT: u64 = 60;
 /// What the recorder wants to know of; the tracker wants to know of writes, too.
 const WANTED: [u64; 5] = [READ, WRITE, FORK, EXECVE, EXIT_GROUP];
 /// What the tracker wants besides: whatever reads, writes or changes files.
-const TRACKED: [u64; 23] =
-    [2, 17, 18, 19, 20, 40, 76, 77, 82, 85, 87, 257, 263, 264, 275, 285, 295, 296, 316, 326, 327, 328, 437];
+const TRACKED: [u64; 33] = [
+    2, 9, 11, 17, 18, 19, 20, 25, 26, 40, 74, 75, 76, 77, 82, 85, 87, 162, 257, 263, 264, 275, 277, 285, 295,
+    296, 306, 316, 322, 326, 327, 328, 437,
+];
 /// Slots of the threads: two of one process, and a child of theirs.
 const THREADS: [usize; 3] = [1, 2, 3];
 const CHILD: usize = 3;
