@@ -41,6 +41,12 @@ pub enum Form {
     Sendfile,
     /// `splice` of the `pwritev2` file through a pipe.
     Splice,
+    /// Through a shared mapping, in pieces.
+    Mapped,
+    /// `io_submit` of two writes.
+    Aio,
+    /// `io_uring_enter` of two writes.
+    Uring,
     /// A `write` that the limit of the file's size cuts short.
     Limit,
     /// A `write` whose buffer ends early; and one that is refused.
@@ -49,7 +55,7 @@ pub enum Form {
 
 impl Form {
     /// All of them, in the order in which they are used.
-    pub const ALL: [Form; 12] = [
+    pub const ALL: [Form; 15] = [
         Form::Writev,
         Form::Pwritev,
         Form::Pwritev2,
@@ -60,6 +66,9 @@ impl Form {
         Form::CopyFileRange,
         Form::Sendfile,
         Form::Splice,
+        Form::Mapped,
+        Form::Aio,
+        Form::Uring,
         Form::Limit,
         Form::Fault,
     ];
@@ -144,6 +153,9 @@ impl Form {
                 let source = File::open(dir.join(self.copies().unwrap_or(self).name()))?;
                 self.copy(&source, &file)?;
             }
+            Form::Mapped => mapped(&path, &content)?,
+            Form::Aio => aio(&file, &content)?,
+            Form::Uring => uring(&file, &content)?,
             Form::Limit => limited(&mut file)?,
             Form::Fault => faulting(&file, &path, &content)?,
         }
@@ -234,6 +246,122 @@ fn direct(direct: &File, content: &[u8], file: &mut File) -> io::Result<()> {
         direct.write_all_at(part, (number * READABLE) as u64)?;
     }
     file.write_all_at(&content[whole..], whole as u64)
+}
+
+/// Stores bytes in the file's pages, and has them written by `msync`, by `fsync` of the file, and by `munmap`.
+fn mapped(path: &Path, content: &[u8]) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    file.set_len(content.len() as u64)?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping at a place of the kernel's choice.
+    let memory = unsafe {
+        libc::mmap(ptr::null_mut(), content.len(), protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
+    };
+    if memory == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    for (number, part) in content.chunks(7000).enumerate() {
+        // SAFETY: the mapping is as long as the content.
+        let at = unsafe { memory.byte_add(number * 7000) };
+        // SAFETY: as above, and nobody else has the file mapped.
+        unsafe { ptr::copy_nonoverlapping(part.as_ptr(), at.cast(), part.len()) };
+        match number {
+            // SAFETY: the mapping is as long as that.
+            0 => drop(unsafe { libc::msync(memory, content.len(), libc::MS_SYNC) }),
+            1 => file.sync_all()?,
+            _ => {}
+        }
+    }
+    // SAFETY: nobody refers to it any more.
+    unsafe { libc::munmap(memory, content.len()) };
+    Ok(())
+}
+
+/// Splits the content in the middle of a block.
+fn halves(content: &[u8]) -> [(&[u8], u64); 2] {
+    let (first, second) = content.split_at(9000);
+    [(first, 0), (second, 9000)]
+}
+
+fn system_call(number: libc::c_long, args: [usize; 6]) -> io::Result<usize> {
+    let [a, b, c, d, e, f] = args;
+    // SAFETY: callers pass addresses of what the call reads and writes, which they have.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// A structure of 64 bytes, as `struct iocb` and `struct io_uring_sqe` are, from its words.
+type Words = [u64; 8];
+
+fn aio(file: &File, content: &[u8]) -> io::Result<()> {
+    const IOCB_CMD_PWRITE: u64 = 1;
+    let mut context = 0usize;
+    system_call(libc::SYS_io_setup, [8, &raw mut context as usize, 0, 0, 0, 0])?;
+    let fd = u64::from(file.as_raw_fd().unsigned_abs());
+    let iocbs: [Words; 2] = halves(content).map(|(part, at)| {
+        [0, 0, IOCB_CMD_PWRITE | fd << 32, part.as_ptr() as u64, part.len() as u64, at, 0, 0]
+    });
+    let pointers = [&raw const iocbs[0], &raw const iocbs[1]];
+    let submitted = system_call(libc::SYS_io_submit, [context, 2, pointers.as_ptr() as usize, 0, 0, 0])?;
+    let mut events = [[0u64; 4]; 2];
+    system_call(libc::SYS_io_getevents, [context, 2, 2, events.as_mut_ptr() as usize, 0, 0])?;
+    system_call(libc::SYS_io_destroy, [context, 0, 0, 0, 0, 0])?;
+    let written: u64 = events.iter().map(|event| event[2]).sum();
+    if submitted == 2 && written == content.len() as u64 {
+        Ok(())
+    } else {
+        Err(io::Error::other("a short write"))
+    }
+}
+
+fn uring(file: &File, content: &[u8]) -> io::Result<()> {
+    const IORING_OP_WRITE: u64 = 23;
+    const IORING_ENTER_GETEVENTS: usize = 1;
+    const IORING_OFF_SQES: i64 = 0x1000_0000;
+    // Where things are in `struct io_uring_params`, in words of 32 bits: the offsets of the queue's tail and array.
+    const TAIL: usize = 11;
+    const ARRAY: usize = 16;
+    let mut parameters = [0u32; 30];
+    let ring = match system_call(libc::SYS_io_uring_setup, [4, parameters.as_mut_ptr() as usize, 0, 0, 0, 0])
+    {
+        // Some hosts of tests forbid it; guests do not.
+        Err(error) if [Some(libc::EPERM), Some(libc::ENOSYS)].contains(&error.raw_os_error()) => {
+            return file.write_all_at(content, 0);
+        }
+        ring => ring?,
+    };
+    let ring = i32::try_from(ring).map_err(io::Error::other)?;
+    let map = |offset: i64| {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let memory = unsafe { libc::mmap(ptr::null_mut(), PAGE, protection, flags, ring, offset) };
+        if memory == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(memory) }
+    };
+    let (rings, entries) = (map(0)?, map(IORING_OFF_SQES)?);
+    let fd = u64::from(file.as_raw_fd().unsigned_abs());
+    for (number, (part, at)) in halves(content).into_iter().enumerate() {
+        let entry: Words =
+            [IORING_OP_WRITE | fd << 32, at, part.as_ptr() as u64, part.len() as u64, 0, 0, 0, 0];
+        // SAFETY: there is room for four entries.
+        let slot = unsafe { entries.byte_add(number * size_of::<Words>()) };
+        // SAFETY: as above.
+        unsafe { slot.cast::<Words>().write_volatile(entry) };
+        // SAFETY: the array has as many places.
+        let place = unsafe { rings.byte_add(parameters[ARRAY] as usize + number * 4) };
+        // SAFETY: as above.
+        unsafe { place.cast::<u32>().write_volatile(number.try_into().unwrap_or(0)) };
+    }
+    // SAFETY: the kernel says where it is.
+    let tail = unsafe { rings.byte_add(parameters[TAIL] as usize) };
+    // SAFETY: as above; the kernel looks at it in the call below.
+    unsafe { tail.cast::<u32>().write_volatile(2) };
+    let ring = usize::try_from(ring).unwrap_or(0);
+    let submitted = system_call(libc::SYS_io_uring_enter, [ring, 2, 2, IORING_ENTER_GETEVENTS, 0, 0])?;
+    for memory in [rings, entries] {
+        // SAFETY: nobody refers to it any more.
+        unsafe { libc::munmap(memory, PAGE) };
+    }
+    if submitted == 2 { Ok(()) } else { Err(io::Error::other("not all was submitted")) }
 }
 
 /// Writes more than the limit lets through.

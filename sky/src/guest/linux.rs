@@ -5,6 +5,7 @@
 mod files;
 mod pages;
 mod process;
+mod uring;
 
 use crate::guest::btf::Btf;
 use crate::guest::{Gva, View};
@@ -12,6 +13,7 @@ use crate::{Error, Result};
 
 pub use files::{Fate, OpenFile};
 pub use process::{Process, Thread};
+pub use uring::Submissions;
 
 /// Longest file name, `NAME_MAX`.
 const NAME_MAX: usize = 255;
@@ -63,6 +65,7 @@ pub struct Linux {
     mount_mountpoint: u64,
     /// Not for all kernels.
     pages: Option<pages::PageCache>,
+    uring: Option<uring::Uring>,
 }
 
 impl Linux {
@@ -127,6 +130,7 @@ impl Linux {
             mount_parent: btf.offset("mount", "mnt_parent")?,
             mount_mountpoint: btf.offset("mount", "mnt_mountpoint")?,
             pages: pages::PageCache::new(btf).ok(),
+            uring: uring::Uring::new(btf).ok(),
         })
     }
 

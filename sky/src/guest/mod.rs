@@ -9,5 +9,5 @@ mod linux;
 mod paging;
 
 pub use kernel::KernelImage;
-pub use linux::{Fate, Linux, OpenFile, Process, Thread};
+pub use linux::{Fate, Linux, OpenFile, Process, Submissions, Thread};
 pub use paging::{Gpa, Gva, Mapping, View};

@@ -10,6 +10,7 @@
 //! (`O_SYNC`) is put together at entry, from the page cache and what is written over it. What is written through a
 //! shared mapping is found in the process's page table when the process has it synced.
 
+mod batches;
 mod blocks;
 mod mappings;
 mod names;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sky_devices::io_class::BLOCK_SIZE;
 
+use self::batches::{BATCHES, Batch, IO_URING_SETUP};
 use self::mappings::{MAPS, Mappings};
 use self::names::{CHANGES, Files};
 use self::reads::ReadNote;
@@ -51,6 +53,11 @@ pub struct TrackerCounts {
     pub unreadable: u64,
     /// Blocks that a write covered only partly, and whose other part is not known.
     pub partial_blocks: u64,
+    /// Entries of io_uring that read or write something that they do not name, and rings that could not be read.
+    pub unclear_submissions: u64,
+    /// Rings of io_uring whose entries a thread of the kernel takes (`IORING_SETUP_SQPOLL`): what goes through them is
+    /// unknown.
+    pub polled_rings: u64,
     /// Times that not all pages of a process's mappings were looked at.
     pub unwalked_mappings: u64,
     /// Other blocks whose content could not be read, neither at entry nor at return.
@@ -62,6 +69,7 @@ pub struct TrackerCounts {
 enum Note {
     Read(ReadNote),
     Write(WriteNote),
+    Batch(Batch),
 }
 
 /// The tracker.
@@ -73,6 +81,8 @@ struct Inner {
     index: Arc<BlockIndex>,
     files: Files,
     mappings: Mappings,
+    /// While a batch is looked at: parts of blocks that its entries so far have put together.
+    drafts: Option<HashMap<(FileId, u64), [u8; BLOCK_SIZE]>>,
     counts: TrackerCounts,
     /// Reads and writes on their way.
     notes: HashMap<CallId, Note>,
@@ -113,6 +123,7 @@ impl Tracker {
             index,
             files: Files::new(patterns),
             mappings: Mappings::default(),
+            drafts: None,
             counts: TrackerCounts::default(),
             notes: HashMap::new(),
             writers: HashMap::new(),
@@ -133,7 +144,7 @@ impl Tracker {
 
 impl Observer for Tracker {
     fn wants(&self) -> CallSet {
-        READS.into_iter().chain(WRITES).chain(CHANGES).chain(MAPS).collect()
+        READS.into_iter().chain(WRITES).chain(CHANGES).chain(MAPS).chain(BATCHES).collect()
     }
 
     fn entered(&self, call: &Call<'_>) -> Option<Inquiry> {
@@ -144,11 +155,19 @@ impl Observer for Tracker {
             inner.before_mapping(Guest::of(call), call.pid, &call.raw, origin);
             return None;
         }
+        let mut inner = self.lock();
+        let guest = Guest::of(call);
+        if BATCHES.contains(&number) {
+            let origin = inner.origin(call);
+            inner.drafts = Some(HashMap::new());
+            let batch = inner.batch_entered(guest, &call.raw, &origin);
+            inner.drafts = None;
+            inner.remember(call.id, Note::Batch(batch?));
+            return None;
+        }
         if !READS.contains(&number) && !WRITES.contains(&number) {
             return None;
         }
-        let mut inner = self.lock();
-        let guest = Guest::of(call);
         let Some(transfer) = Transfer::decode(&call.view, &call.raw) else {
             inner.counts.unreadable += 1;
             return None;
@@ -159,17 +178,15 @@ impl Observer for Tracker {
         } else {
             Note::Write(inner.write_entered(guest, transfer, origin)?)
         };
-        if inner.notes.len() >= MAX_NOTES {
-            inner.notes.clear();
-        }
-        inner.notes.insert(call.id, note);
+        inner.remember(call.id, note);
         None
     }
 
     fn returned(&self, call: &Call<'_>, outcome: Outcome) -> Option<Inquiry> {
         let mut inner = self.lock();
         match (call.raw.number, outcome) {
-            (number, _) if READS.contains(&number) || WRITES.contains(&number) => {
+            (IO_URING_SETUP, Outcome::Returned(0..)) => inner.ring_made(Guest::of(call), &call.raw),
+            (number, _) if [&READS[..], &WRITES, &BATCHES].concat().contains(&number) => {
                 let note = inner.notes.remove(&call.id)?;
                 let result = match outcome {
                     Outcome::Returned(result) => result,
@@ -181,6 +198,7 @@ impl Observer for Tracker {
                 match note {
                     Note::Read(note) => inner.read_returned(Guest::of(call), &note, result),
                     Note::Write(note) => inner.write_returned(Guest::of(call), &note, result),
+                    Note::Batch(batch) => inner.batch_returned(Guest::of(call), &batch, result),
                 }
             }
             (number, Outcome::Returned(result)) if CHANGES.contains(&number) => {
@@ -223,6 +241,13 @@ impl Observer for Tracker {
 }
 
 impl Inner {
+    fn remember(&mut self, call: CallId, note: Note) {
+        if self.notes.len() >= MAX_NOTES {
+            self.notes.clear();
+        }
+        self.notes.insert(call, note);
+    }
+
     /// Who makes a call.
     fn origin(&self, call: &Call<'_>) -> Origin {
         Origin {
@@ -249,6 +274,9 @@ impl Inner {
             None => {
                 let path = guest.path(file);
                 let id = self.files.follows(&path).then(|| self.index.add_file(&path));
+                if let Some(id) = id {
+                    self.index.resized(id, file.size);
+                }
                 self.files.add(id, path, file);
                 id
             }

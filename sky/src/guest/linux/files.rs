@@ -64,12 +64,21 @@ impl Linux {
     /// # Errors
     /// [`Error::NotMapped`].
     pub fn open_file(&self, view: &View<'_>, task: Gva, fd: u32) -> Result<Option<OpenFile>> {
+        match self.descriptor(view, task, fd)? {
+            Some(file) => self.file(view, file),
+            None => Ok(None),
+        }
+    }
+
+    /// The `struct file` that `fd` of `task` refers to.
+    pub(super) fn descriptor(&self, view: &View<'_>, task: Gva, fd: u32) -> Result<Option<Gva>> {
         let table = pointer(view, pointer(view, task.offset(self.task_files))?.offset(self.files_fdt))?;
         if fd >= view.read_u32(table.offset(self.fdt_max_fds))? {
             return Ok(None);
         }
         let slots = pointer(view, table.offset(self.fdt_fd))?;
-        self.file(view, Gva(view.read_u64(slots.offset(u64::from(fd) * 8))?))
+        let file = Gva(view.read_u64(slots.offset(u64::from(fd) * 8))?);
+        Ok(file.is_kernel().then_some(file))
     }
 
     /// The executable of `task`; `None` for a thread of the kernel, and an executable that is no regular file.
@@ -81,14 +90,12 @@ impl Linux {
         if mm.0 == 0 {
             return Ok(None);
         }
-        self.file(view, Gva(view.read_u64(mm.offset(self.mm_exe_file))?))
+        let file = Gva(view.read_u64(mm.offset(self.mm_exe_file))?);
+        if file.is_kernel() { self.file(view, file) } else { Ok(None) }
     }
 
     /// What a `struct file` is, if it is a regular file.
     fn file(&self, view: &View<'_>, file: Gva) -> Result<Option<OpenFile>> {
-        if !file.is_kernel() {
-            return Ok(None);
-        }
         let inode = pointer(view, file.offset(self.file_inode))?;
         if view.read_u32(inode.offset(self.inode_mode))? & S_IFMT != S_IFREG {
             return Ok(None);

@@ -21,6 +21,14 @@ pub(super) struct ReadNote {
     origin: Arc<Origin>,
 }
 
+impl ReadNote {
+    /// The result of a read that is given all that is asked for, as far as the file goes.
+    pub(super) fn whole(&self) -> i64 {
+        let there = self.open.size.saturating_sub(self.offset);
+        i64::try_from(self.buffers.length().min(there)).unwrap_or(i64::MAX)
+    }
+}
+
 impl Inner {
     /// A thread is about to read.
     pub(super) fn read_entered(

@@ -141,7 +141,7 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    fn one(at: Gva, length: u64) -> Self {
+    pub(super) fn one(at: Gva, length: u64) -> Self {
         Self::collect([(at, length)])
     }
 
@@ -158,7 +158,7 @@ impl Buffers {
     }
 
     /// `count` times `struct iovec` at `at`.
-    fn read(view: &View<'_>, at: Gva, count: u64) -> Option<Self> {
+    pub(super) fn read(view: &View<'_>, at: Gva, count: u64) -> Option<Self> {
         let count = usize::try_from(count).ok().filter(|&count| count as u64 <= MAX_BUFFERS)?;
         let mut bytes = vec![0; count * IOVEC];
         view.read(at, &mut bytes).ok()?;

@@ -14,7 +14,7 @@ const O_APPEND: u32 = 0o2000;
 /// `O_SYNC` has this bit, too.
 const O_DSYNC: u32 = 0o10000;
 /// Blocks that are remembered of one write on its way, of each kind.
-const MAX_NOTED: usize = 1 << 12;
+const MAX_NOTED: usize = 1 << 10;
 
 /// A write on its way, from entry to return.
 #[derive(Clone, Debug)]
@@ -39,6 +39,11 @@ impl WriteNote {
         if self.early.len() < MAX_NOTED {
             self.early.push((block, prior));
         }
+    }
+
+    /// The result of a write that does all that is asked for.
+    pub(super) fn whole(&self) -> i64 {
+        i64::try_from(self.count).unwrap_or(i64::MAX)
     }
 
     /// Where the bytes end that are to be written.
@@ -109,9 +114,10 @@ impl Inner {
         let Some(buffers) = note.buffers.take() else { return };
         let end = note.end();
         for block in partial_blocks(note.offset, note.count) {
-            let before = match guest.cached(&note.open, block) {
+            let draft = self.drafts.as_ref().and_then(|drafts| drafts.get(&(note.file, block)).copied());
+            let before = match draft.or_else(|| guest.cached(&note.open, block)) {
                 None if block >= note.open.size => Some([0; BLOCK_SIZE]),
-                cached => cached,
+                before => before,
             };
             let Some(mut content) = before else { continue };
             let (from, to) = (note.offset.max(block), end.min(block.saturating_add(BLOCK)));
@@ -119,6 +125,9 @@ impl Inner {
             let Some(part) = range.and_then(|(from, to)| content.get_mut(from..to)) else { continue };
             if buffers.copy(guest.view, from - note.offset, part) {
                 note.expect(&self.index, block, &content);
+                if let Some(drafts) = &mut self.drafts {
+                    drafts.insert((note.file, block), content);
+                }
             }
         }
         note.buffers = Some(buffers);
