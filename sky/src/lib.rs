@@ -29,6 +29,7 @@ pub mod config;
 mod error;
 pub mod guest;
 pub mod insight;
+mod metrics;
 pub mod observer;
 pub mod process;
 mod report;

@@ -64,6 +64,34 @@ pub struct TrackerCounts {
     pub absent_blocks: u64,
 }
 
+/// What a call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    /// Several of them at once.
+    Batch,
+    /// The names, sizes and existence of files.
+    Change,
+    /// What is mapped, and what is to be on the disk.
+    Map,
+    RingSetup,
+}
+
+impl Kind {
+    fn of(number: u64) -> Option<Self> {
+        let kinds = [
+            (&READS[..], Self::Read),
+            (&WRITES, Self::Write),
+            (&BATCHES, Self::Batch),
+            (&CHANGES, Self::Change),
+            (&MAPS, Self::Map),
+            (&[IO_URING_SETUP], Self::RingSetup),
+        ];
+        kinds.into_iter().find(|(numbers, _)| numbers.contains(&number)).map(|(_, kind)| kind)
+    }
+}
+
 /// A call on its way, from entry to return.
 #[derive(Clone, Debug)]
 enum Note {
@@ -144,73 +172,66 @@ impl Tracker {
 
 impl Observer for Tracker {
     fn wants(&self) -> CallSet {
-        READS.into_iter().chain(WRITES).chain(CHANGES).chain(MAPS).chain(BATCHES).collect()
+        (0..CallSet::SIZE as u64).filter(|&number| Kind::of(number).is_some()).collect()
     }
 
     fn entered(&self, call: &Call<'_>) -> Option<Inquiry> {
-        let number = call.raw.number;
-        if MAPS.contains(&number) {
-            let mut inner = self.lock();
-            let origin = inner.origin(call);
-            inner.before_mapping(Guest::of(call), call.pid, &call.raw, origin);
-            return None;
-        }
+        let kind = Kind::of(call.raw.number)?;
         let mut inner = self.lock();
         let guest = Guest::of(call);
-        if BATCHES.contains(&number) {
-            let origin = inner.origin(call);
-            inner.drafts = Some(HashMap::new());
-            let batch = inner.batch_entered(guest, &call.raw, &origin);
-            inner.drafts = None;
-            inner.remember(call.id, Note::Batch(batch?));
-            return None;
-        }
-        if !READS.contains(&number) && !WRITES.contains(&number) {
-            return None;
-        }
-        let Some(transfer) = Transfer::decode(&call.view, &call.raw) else {
-            inner.counts.unreadable += 1;
-            return None;
-        };
         let origin = inner.origin(call);
-        let note = if READS.contains(&number) {
-            Note::Read(inner.read_entered(guest, transfer, origin)?)
-        } else {
-            Note::Write(inner.write_entered(guest, transfer, origin)?)
+        let note = match kind {
+            Kind::Read | Kind::Write => {
+                let Some(transfer) = Transfer::decode(&call.view, &call.raw) else {
+                    inner.counts.unreadable += 1;
+                    return None;
+                };
+                match kind {
+                    Kind::Read => Note::Read(inner.read_entered(guest, transfer, origin)?),
+                    _ => Note::Write(inner.write_entered(guest, transfer, origin)?),
+                }
+            }
+            Kind::Batch => Note::Batch(inner.batch_entered(guest, &call.raw, &origin)?),
+            Kind::Map => {
+                inner.before_mapping(guest, call.pid, &call.raw, origin);
+                return None;
+            }
+            Kind::Change | Kind::RingSetup => return None,
         };
         inner.remember(call.id, note);
         None
     }
 
     fn returned(&self, call: &Call<'_>, outcome: Outcome) -> Option<Inquiry> {
+        let kind = Kind::of(call.raw.number)?;
         let mut inner = self.lock();
-        match (call.raw.number, outcome) {
-            (IO_URING_SETUP, Outcome::Returned(0..)) => inner.ring_made(Guest::of(call), &call.raw),
-            (number, _) if [&READS[..], &WRITES, &BATCHES].concat().contains(&number) => {
-                let note = inner.notes.remove(&call.id)?;
-                let result = match outcome {
-                    Outcome::Returned(result) => result,
-                    // Made again from the start.
-                    Outcome::Restarts => 0,
-                    // Not known, as after a signal.
-                    Outcome::Unknown => return None,
-                };
-                match note {
-                    Note::Read(note) => inner.read_returned(Guest::of(call), &note, result),
-                    Note::Write(note) => inner.write_returned(Guest::of(call), &note, result),
-                    Note::Batch(batch) => inner.batch_returned(Guest::of(call), &batch, result),
-                }
+        let guest = Guest::of(call);
+        if let Kind::Read | Kind::Write | Kind::Batch = kind {
+            let note = inner.notes.remove(&call.id)?;
+            let result = match outcome {
+                Outcome::Returned(result) => result,
+                // Made again from the start.
+                Outcome::Restarts => 0,
+                // Not known, as after a signal.
+                Outcome::Unknown => return None,
+            };
+            match note {
+                Note::Read(note) => inner.read_returned(guest, &note, result),
+                Note::Write(note) => inner.write_returned(guest, &note, result),
+                Note::Batch(batch) => inner.batch_returned(guest, &batch, result),
             }
-            (number, Outcome::Returned(result)) if CHANGES.contains(&number) => {
-                let result = u64::try_from(result).ok()?;
+            return None;
+        }
+        let Outcome::Returned(result) = outcome else { return None };
+        let result = u64::try_from(result).ok()?;
+        match kind {
+            Kind::Change => {
                 let origin = inner.origin(call);
-                inner.changed(Guest::of(call), &call.raw, result, origin);
+                inner.changed(guest, &call.raw, result, origin);
             }
-            (number, Outcome::Returned(result)) if MAPS.contains(&number) => {
-                let result = u64::try_from(result).ok()?;
-                inner.after_mapping(Guest::of(call), call.pid, &call.raw, result);
-            }
-            _ => {}
+            Kind::Map => inner.after_mapping(guest, call.pid, &call.raw, result),
+            Kind::RingSetup => inner.ring_made(guest, &call.raw),
+            Kind::Read | Kind::Write | Kind::Batch => {}
         }
         None
     }

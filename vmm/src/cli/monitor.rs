@@ -36,6 +36,8 @@ pub enum Action {
     List,
     /// Show what was seen so far
     Report,
+    /// Print the counters in the text format of Prometheus
+    Metrics,
     /// Take all traps out of the guest, and forget the rules; the guest runs on
     Detach,
     /// Set the traps again after `detach`, with the rules of the --monitor file
@@ -105,6 +107,7 @@ impl Monitor {
             }
             Action::List => Request::List {},
             Action::Report => Request::Report { text: !self.json },
+            Action::Metrics => Request::Metrics {},
             Action::Detach => Request::Detach {},
             Action::Arm => Request::Arm {},
         }
@@ -143,6 +146,7 @@ mod tests {
         assert_eq!(request("report").unwrap(), Request::Report { text: true });
         assert_eq!(request("report --json").unwrap(), Request::Report { text: false });
         assert_eq!(request("list").unwrap(), Request::List {});
+        assert_eq!(request("metrics").unwrap(), Request::Metrics {});
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub const MAX_LINE: usize = 64 << 10;
 /// {"command":"remove","rule":1}        or "pid":42, or "all":true     {"ok":{"processes":1}}
 /// {"command":"list"}                   rules, processes, calls        {"ok":{"rules":[..],"processes":[..],..}}
 /// {"command":"report"}                 with "text":true for people    {"ok":{..}}
+/// {"command":"metrics"}                counters for Prometheus        {"ok":"# HELP .."}
 /// {"command":"detach"}                 all traps out of the guest     {"ok":{}}
 /// {"command":"arm"}                    and in again                   {"ok":{}}
 /// ```
@@ -50,6 +51,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         text: bool,
     },
+    /// What was seen so far, in the text format of Prometheus.
+    Metrics {},
     /// Take every trap out of the guest, and forget the rules.
     Detach {},
     /// Set the traps again, with the rules of the `--monitor` file.
@@ -88,6 +91,7 @@ fn carry_out(controls: &dyn Controls, request: &Request) -> Result<Value, String
         Request::List {} => controls.list().map(|listing| json!(listing)),
         Request::Report { text: false } => Ok(json!(controls.report())),
         Request::Report { text: true } => Ok(json!(controls.report().to_string())),
+        Request::Metrics {} => Ok(json!(controls.report().prometheus())),
         Request::Detach {} => controls.detach().map(|()| json!({})),
         Request::Arm {} => match controls.arm() {
             Err(sky::Error::NotArmed) => {

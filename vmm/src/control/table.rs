@@ -41,7 +41,7 @@ pub(super) fn show(request: &Request, reply: Value) -> Result<String, ClientErro
             count => format!("{count} processes are left alone"),
         },
         Request::List {} => listing(&parse(reply)?),
-        Request::Report { .. } => parse(reply)?,
+        Request::Report { .. } | Request::Metrics {} => parse(reply)?,
         Request::Detach {} => "all traps are out of the guest".to_owned(),
         Request::Arm {} => "the traps are set".to_owned(),
     };

@@ -81,6 +81,8 @@ fn requests_reach_sky_and_its_answers_come_back() {
     assert_eq!(reply(&fake, r#"{"command":"report"}"#)["ok"]["attached"], 5);
     let text = &reply(&fake, r#"{"command":"report","text":true}"#)["ok"];
     assert_eq!(text.as_str().unwrap(), fake.report().to_string());
+    let metrics = &reply(&fake, r#"{"command":"metrics"}"#)["ok"];
+    assert_eq!(metrics.as_str().unwrap(), fake.report().prometheus());
     assert_eq!(reply(&fake, r#"{"command":"arm"}"#), json!({"ok": {}}));
     assert_eq!(
         reply(&fake, r#"{"command":"detach"}"#),

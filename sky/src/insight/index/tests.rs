@@ -1,6 +1,7 @@
 //! The index against its own story, and against a model that remembers everything.
 
 use proptest::prelude::*;
+use sky_devices::io_class::Classifier;
 
 use super::*;
 

@@ -3,6 +3,8 @@
 //! The call says what is to be done, not when it will be: writes are put together at entry, and count as done when they
 //! have been accepted.
 
+use std::collections::HashMap;
+
 use super::transfer::{Buffers, Place, Supply, Transfer};
 use super::{Guest, Inner, Note};
 use crate::guest::{Gva, Submissions};
@@ -10,11 +12,12 @@ use crate::insight::Origin;
 use crate::syscall::RawCall;
 
 const IO_SUBMIT: u64 = 209;
+/// Makes a ring.
 pub(super) const IO_URING_SETUP: u64 = 425;
 const IO_URING_ENTER: u64 = 426;
 
 /// The calls that are looked at here, by number.
-pub(super) const BATCHES: [u64; 3] = [IO_SUBMIT, IO_URING_SETUP, IO_URING_ENTER];
+pub(super) const BATCHES: [u64; 2] = [IO_SUBMIT, IO_URING_ENTER];
 
 /// Entries of one call that are followed.
 const MAX_ENTRIES: u32 = 256;
@@ -97,6 +100,13 @@ impl Inner {
         call: &RawCall,
         origin: &Origin,
     ) -> Option<Batch> {
+        self.drafts = Some(HashMap::new());
+        let batch = self.entries(guest, call, origin);
+        self.drafts = None;
+        batch.filter(|batch| !batch.is_empty())
+    }
+
+    fn entries(&mut self, guest: Guest<'_>, call: &RawCall, origin: &Origin) -> Option<Batch> {
         let [a, b, c, ..] = call.args;
         let mut batch = Vec::new();
         match call.number {
@@ -132,7 +142,7 @@ impl Inner {
             }
             _ => return None,
         }
-        (!batch.is_empty()).then_some(batch)
+        Some(batch)
     }
 
     fn entry(&mut self, guest: Guest<'_>, entry: Entry, origin: &Origin) -> Option<Note> {

@@ -186,6 +186,7 @@ impl Inner {
     fn look_at_pages(&mut self, guest: Guest<'_>, mappings: &[Mapping], origin: &Arc<Origin>) {
         let mut left = MAX_PAGES;
         let mut content = [0; BLOCK_SIZE];
+        let has_unnamed = self.index.has_unnamed();
         for mapping in mappings {
             let mut at = mapping.start;
             while at < mapping.end {
@@ -196,10 +197,12 @@ impl Inner {
                 left -= 1;
                 let offset = mapping.offset.saturating_add(at - mapping.start);
                 if let Ok(page) = guest.view.translate(Gva(at))
-                    && (page.dirty && mapping.shared || self.index.has_unnamed())
+                    && let is_written = page.dirty
+                    && mapping.shared
+                    && (is_written || has_unnamed)
                     && guest.view.physical().read_slice(&mut content, GuestAddress(page.gpa.0)).is_ok()
                 {
-                    if page.dirty && mapping.shared {
+                    if is_written {
                         self.index.mapped_block(mapping.file, offset, &content, origin);
                     } else {
                         self.index.name_block(mapping.file, offset, &content, origin);
