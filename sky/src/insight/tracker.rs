@@ -53,7 +53,8 @@ pub struct TrackerCounts {
     pub unreadable: u64,
     /// Blocks that a write covered only partly, and whose other part is not known.
     pub partial_blocks: u64,
-    /// Entries of io_uring that read or write something that they do not name, and rings that could not be read.
+    /// Entries of io_uring that read or write something that they do not name, rings that could not be read, and entries
+    /// beyond 2 GiB of one call.
     pub unclear_submissions: u64,
     /// Rings of io_uring whose entries a thread of the kernel takes (`IORING_SETUP_SQPOLL`): what goes through them is
     /// unknown.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::transfer::{Buffers, Place, Supply, Transfer};
+use super::transfer::{Buffers, MAX_RW_COUNT, Place, Supply, Transfer, offset};
 use super::{Guest, Inner, Note};
 use crate::guest::{Gva, Submissions};
 use crate::insight::Origin;
@@ -19,8 +19,9 @@ const IO_URING_ENTER: u64 = 426;
 /// The calls that are looked at here, by number.
 pub(super) const BATCHES: [u64; 2] = [IO_SUBMIT, IO_URING_ENTER];
 
-/// Entries of one call that are followed.
+/// Entries of one call that are followed, and the bytes of all of them.
 const MAX_ENTRIES: u32 = 256;
+const MAX_BYTES: u64 = MAX_RW_COUNT;
 /// `IORING_SETUP_SQPOLL`, and where the flags are in `struct io_uring_params`.
 const SQPOLL: u32 = 1 << 1;
 const PARAMS_FLAGS: u64 = 8;
@@ -32,57 +33,79 @@ pub(super) type Batch = Vec<(u64, Note)>;
 struct Entry {
     fd: u32,
     place: Place,
-    buffers: Option<Buffers>,
+    buffers: Buffers,
     writes: bool,
 }
 
-/// `struct iocb` (include/uapi/linux/aio_abi.h).
-fn iocb(guest: Guest<'_>, at: Gva) -> Option<Entry> {
-    let mut bytes = [0; 64];
-    guest.view.read(at, &mut bytes).ok()?;
-    let (vector, writes) = match bytes[16] {
-        0 => (false, false),
-        1 => (false, true),
-        7 => (true, false),
-        8 => (true, true),
-        _ => return None,
-    };
-    let (at, length) = (Gva(word(&bytes, 24)), word(&bytes, 32));
-    Some(Entry {
-        fd: half(&bytes, 20),
-        place: Place::Offset(word(&bytes, 40)),
-        buffers: if vector { Buffers::read(guest.view, at, length) } else { Some(Buffers::one(at, length)) },
-        writes,
-    })
+/// What is queued.
+enum Queued {
+    Transfer(Entry),
+    /// Something else, or what the kernel will refuse.
+    Other,
+    /// Something that the entry does not name.
+    Unclear,
 }
 
-/// `struct io_uring_sqe` (include/uapi/linux/io_uring.h).
-fn submission(guest: Guest<'_>, bytes: &[u8; 64]) -> Result<Option<Entry>, Unclear> {
-    /// The file, or the buffer, is one of a table that was registered before.
+/// A `struct iocb` (include/uapi/linux/aio_abi.h).
+fn iocb(guest: Guest<'_>, at: Gva) -> Queued {
+    const PREAD: u16 = 0;
+    const PWRITE: u16 = 1;
+    const PREADV: u16 = 7;
+    const PWRITEV: u16 = 8;
+    let mut bytes = [0; 64];
+    if guest.view.read(at, &mut bytes).is_err() {
+        return Queued::Other;
+    }
+    let operation = u16::from_le_bytes([bytes[16], bytes[17]]);
+    let (vector, writes) = match operation {
+        PREAD | PWRITE => (false, operation == PWRITE),
+        PREADV | PWRITEV => (true, operation == PWRITEV),
+        _ => return Queued::Other,
+    };
+    let memory = (Gva(word(&bytes, 24)), word(&bytes, 32));
+    entry(guest, half(&bytes, 20), offset(word(&bytes, 40)), memory, (vector, writes))
+}
+
+/// A `struct io_uring_sqe` (include/uapi/linux/io_uring.h).
+fn submission(guest: Guest<'_>, bytes: &[u8; 64]) -> Queued {
+    const READV: u8 = 1;
+    const WRITEV: u8 = 2;
+    const READ_FIXED: u8 = 4;
+    const WRITE_FIXED: u8 = 5;
+    const READ: u8 = 22;
+    const WRITE: u8 = 23;
+    /// The file, or the buffer, is one that was registered before.
     const FIXED_FILE: u8 = 1;
     const BUFFER_SELECT: u8 = 1 << 5;
-    let (vector, writes) = match bytes[0] {
-        1 => (true, false),
-        2 => (true, true),
-        4 | 22 => (false, false),
-        5 | 23 => (false, true),
-        _ => return Ok(None),
+    let operation = bytes[0];
+    let (vector, writes) = match operation {
+        READV | WRITEV => (true, operation == WRITEV),
+        READ_FIXED | READ => (false, false),
+        WRITE_FIXED | WRITE => (false, true),
+        _ => return Queued::Other,
     };
     if bytes[1] & (FIXED_FILE | BUFFER_SELECT) != 0 {
-        return Err(Unclear);
+        return Queued::Unclear;
     }
-    let (at, length) = (Gva(word(bytes, 16)), u64::from(half(bytes, 24)));
-    let offset = word(bytes, 8);
-    Ok(Some(Entry {
-        fd: half(bytes, 4),
-        place: if offset == u64::MAX { Place::Position } else { Place::Offset(offset) },
-        buffers: if vector { Buffers::read(guest.view, at, length) } else { Some(Buffers::one(at, length)) },
-        writes,
-    }))
+    let memory = (Gva(word(bytes, 16)), u64::from(half(bytes, 24)));
+    let place = if word(bytes, 8) == u64::MAX { Some(Place::Position) } else { offset(word(bytes, 8)) };
+    entry(guest, half(bytes, 4), place, memory, (vector, writes))
 }
 
-/// An entry that reads or writes something that it does not name.
-struct Unclear;
+/// `memory` is a buffer and its length, or an array of such and how many.
+fn entry(
+    guest: Guest<'_>,
+    fd: u32,
+    place: Option<Place>,
+    (at, length): (Gva, u64),
+    (vector, writes): (bool, bool),
+) -> Queued {
+    let buffers = if vector { Buffers::read(guest.view, at, length) } else { Some(Buffers::one(at, length)) };
+    match place.zip(buffers) {
+        Some((place, buffers)) => Queued::Transfer(Entry { fd, place, buffers, writes }),
+        None => Queued::Other,
+    }
+}
 
 fn word(bytes: &[u8; 64], at: usize) -> u64 {
     bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
@@ -108,54 +131,48 @@ impl Inner {
 
     fn entries(&mut self, guest: Guest<'_>, call: &RawCall, origin: &Origin) -> Option<Batch> {
         let [a, b, c, ..] = call.args;
-        let mut batch = Vec::new();
-        match call.number {
+        let queued: Vec<Queued> = match call.number {
             IO_SUBMIT => {
-                for at in 0..b.min(u64::from(MAX_ENTRIES)) {
-                    let iocbs = Gva(c).offset(at * 8);
-                    let entry = guest.view.read_u64(iocbs).ok().and_then(|iocb_at| iocb(guest, Gva(iocb_at)));
-                    batch.extend(
-                        entry.and_then(|entry| self.entry(guest, entry, origin)).map(|note| (at, note)),
-                    );
-                }
+                let pointer = |at: u64| guest.view.read_u64(Gva(c).offset(at * 8));
+                let queued = |at| pointer(at).map_or(Queued::Other, |at| iocb(guest, Gva(at)));
+                (0..b.min(MAX_ENTRIES.into())).map(queued).collect()
             }
             IO_URING_ENTER => {
                 let fd = u32::try_from(a & u64::from(u32::MAX)).ok()?;
                 let most = u32::try_from(b & u64::from(u32::MAX)).ok()?.min(MAX_ENTRIES);
                 match guest.linux.submissions(guest.view, guest.task, fd, most) {
                     Ok(Some(Submissions::Entries(all))) => {
-                        for (at, bytes) in (0..).zip(&all) {
-                            match submission(guest, bytes) {
-                                Ok(Some(entry)) => {
-                                    batch.extend(self.entry(guest, entry, origin).map(|note| (at, note)));
-                                }
-                                Ok(None) => {}
-                                Err(Unclear) => self.counts.unclear_submissions += 1,
-                            }
-                        }
+                        all.iter().map(|bytes| submission(guest, bytes)).collect()
                     }
                     // Counted when the ring was made.
-                    Ok(Some(Submissions::Polled)) => {}
+                    Ok(Some(Submissions::Polled)) => return None,
                     // A ring that is a registered descriptor, say.
-                    Ok(None) | Err(_) => self.counts.unclear_submissions += 1,
+                    Ok(None) | Err(_) => vec![Queued::Unclear],
                 }
             }
             _ => return None,
+        };
+        let (mut batch, mut left) = (Vec::new(), MAX_BYTES);
+        for (at, queued) in (0..).zip(queued) {
+            match queued {
+                Queued::Transfer(entry) if entry.buffers.length() <= left => {
+                    left -= entry.buffers.length();
+                    batch.extend(self.entry(guest, entry, origin.clone()).map(|note| (at, note)));
+                }
+                Queued::Transfer(_) | Queued::Unclear => self.counts.unclear_submissions += 1,
+                Queued::Other => {}
+            }
         }
         Some(batch)
     }
 
-    fn entry(&mut self, guest: Guest<'_>, entry: Entry, origin: &Origin) -> Option<Note> {
-        let Some(buffers) = entry.buffers else {
-            self.counts.unreadable += 1;
-            return None;
-        };
-        let from = Supply::Memory(buffers);
+    fn entry(&mut self, guest: Guest<'_>, entry: Entry, origin: Origin) -> Option<Note> {
+        let from = Supply::Memory(entry.buffers);
         let transfer = Transfer { fd: entry.fd, place: entry.place, from, append: None, sync: true };
         if entry.writes {
-            self.write_entered(guest, transfer, origin.clone()).map(Note::Write)
+            self.write_entered(guest, transfer, origin).map(Note::Write)
         } else {
-            self.read_entered(guest, transfer, origin.clone()).map(Note::Read)
+            self.read_entered(guest, transfer, origin).map(Note::Read)
         }
     }
 

@@ -134,14 +134,18 @@ impl Inner {
         }
     }
 
-    /// Inode numbers are used again: a file that has another path by now is another file, unless it was renamed by
-    /// somebody whom nobody watches.
+    /// Inode numbers are used again: a file that has another path by now is taken for another file. It may be the same, if
+    /// somebody has renamed it whom nobody watches.
     fn opened(&mut self, guest: Guest<'_>, fd: u64, origin: &Arc<Origin>) {
         let Some(file) = open_file(guest, fd) else { return };
         let Some(known) = self.files.known.get(&file.identity) else { return };
+        let id = known.id;
         if known.path != guest.path(&file) {
             self.files.remove(file.identity);
-        } else if let Some(id) = known.id {
+            if let Some(id) = id {
+                self.index.deleted(id);
+            }
+        } else if let Some(id) = id {
             // O_TRUNC.
             self.resized(guest, id, &file, file.size, origin);
         }

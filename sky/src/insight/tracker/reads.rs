@@ -49,7 +49,8 @@ impl Inner {
 
     /// The call returned `result`. Whole blocks are in the process's memory, parts of blocks in the page cache.
     pub(super) fn read_returned(&mut self, guest: Guest<'_>, note: &ReadNote, result: i64) {
-        let done = u64::try_from(result).unwrap_or(0).min(note.buffers.length());
+        let Ok(done) = u64::try_from(result) else { return };
+        let done = done.min(note.buffers.length());
         self.index.read(note.file, note.open.size);
         let mut content = [0; BLOCK_SIZE];
         for block in whole_blocks(note.offset, done) {

@@ -123,7 +123,7 @@ fn int(value: u64) -> u32 {
 }
 
 /// Offsets are signed; a negative one is refused.
-fn offset(value: u64) -> Option<Place> {
+pub(super) fn offset(value: u64) -> Option<Place> {
     (value.cast_signed() >= 0).then_some(Place::Offset(value))
 }
 

@@ -41,6 +41,18 @@ impl WriteNote {
         }
     }
 
+    /// Who wrote a block, and what it is a copy of.
+    fn origin_of(&self, block: u64) -> Arc<Origin> {
+        match (&self.origin.copied_from, block.checked_sub(self.offset)) {
+            (Some(source), Some(inside)) => {
+                let offset = source.offset.saturating_add(inside);
+                let copied_from = Some(Source { offset, ..source.clone() });
+                Arc::new(Origin { copied_from, ..Origin::clone(&self.origin) })
+            }
+            _ => Arc::clone(&self.origin),
+        }
+    }
+
     /// The result of a write that does all that is asked for.
     pub(super) fn whole(&self) -> i64 {
         i64::try_from(self.count).unwrap_or(i64::MAX)
@@ -151,7 +163,7 @@ impl Inner {
             if short(block) || !written(block) {
                 match guest.cached(&note.open, block) {
                     Some(content) => {
-                        self.index.wrote_block(note.file, block, &content, &note.origin);
+                        self.index.wrote_block(note.file, block, &content, &note.origin_of(block));
                     }
                     None => self.counts.partial_blocks += 1,
                 }
@@ -177,13 +189,7 @@ impl Inner {
         };
         match in_memory().or_else(|| guest.cached(&note.open, block)) {
             Some(content) => {
-                let mut origin = Arc::clone(&note.origin);
-                if let Some(source) = &note.origin.copied_from {
-                    let offset = source.offset.saturating_add(block - note.offset);
-                    let copied_from = Some(Source { offset, ..source.clone() });
-                    origin = Arc::new(Origin { copied_from, ..Origin::clone(&note.origin) });
-                }
-                self.index.wrote_block(note.file, block, &content, &origin);
+                self.index.wrote_block(note.file, block, &content, &note.origin_of(block));
             }
             None => self.counts.absent_blocks += 1,
         }
