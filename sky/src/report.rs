@@ -119,6 +119,18 @@ impl Report {
     }
 }
 
+/// What else is known of a file's blocks.
+fn known(file: &FileSummary) -> String {
+    let signs = [
+        ("read", file.named),
+        ("copied", file.copied),
+        ("encrypted", file.encrypted),
+        ("hinted", file.hinted),
+    ];
+    let signs = signs.iter().filter(|(_, blocks)| *blocks > 0);
+    signs.map(|(sign, blocks)| format!("{blocks} {sign}")).collect::<Vec<_>>().join(", ")
+}
+
 /// Tables for people.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -144,16 +156,21 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\n{:<40} {:>10} {:>10} {:>8} {:>8} {:>7}",
+            "\n{:<40} {:>10} {:>10} {:>8} {:>8} {:>7}  known",
             "file", "bytes", "size", "blocks", "on disk", "class"
         )?;
         for file in &self.files {
             let class = if file.matched + file.named > 0 { "data" } else { "unknown" };
-            writeln!(
-                f,
-                "{:<40} {:>10} {:>10} {:>8} {:>8} {class:>7}",
-                file.path, file.bytes, file.size, file.blocks, file.matched
-            )?;
+            let line = format!(
+                "{:<40} {:>10} {:>10} {:>8} {:>8} {class:>7}  {}",
+                file.path,
+                file.bytes,
+                file.size,
+                file.blocks,
+                file.matched + file.named,
+                known(file)
+            );
+            writeln!(f, "{}", line.trim_end())?;
         }
         let blocks = self.blocks;
         writeln!(

@@ -1,18 +1,18 @@
-//! `cargo demo`: a guest with one monitored process and one that is not, and what Sky saw of it. Runs wherever KVM
+//! `cargo demo`: a guest with monitored processes and one that is not, and what Sky saw of them. Runs wherever KVM
 //! works.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use guest_tests::disk::Disk;
-use guest_tests::guest::{self, Finished, GuestRun, Scratch};
+use guest_tests::guest::{self, Finished, GuestRun, MOUNT_ROOTFS, Scratch};
 use guest_tests::packages::{Flavour, Kernel};
 use guest_tests::pattern::Checksum;
 use guest_tests::place::{Place, inside_lab, place};
 use guest_tests::workload::Files;
-use guest_tests::{Error, Result, e2e, lab::Lab, progress};
+use guest_tests::{Error, Result, e2e, lab::Lab, programs, progress};
 
-/// Boot a guest with a monitored and an unmonitored process, and print what Sky saw.
+/// Boot a guest with monitored processes and one that is not, and print what Sky saw.
 #[derive(Parser)]
 #[command(name = "cargo demo", bin_name = "cargo demo")]
 struct Args {
@@ -23,10 +23,18 @@ struct Args {
 
 const WRITER: Files = Files { prefix: "w", seed: 1, files: 4, blocks: 16 };
 const BYSTANDER: Files = Files { prefix: "b", seed: 2, files: 4, blocks: 16 };
-const SCRIPT: &str = "mount -t ext4 /dev/vda /mnt
-    bystander files /mnt 2 4 16 & writer /mnt 1 4 16; wait
-    sync; umount /mnt";
-const MONITOR: &str = "[[process]]\nexecutable = 'writer'\n";
+/// `writer` and `bystander` at once; then a copy by the kernel, an encrypted file, and one whose writer gives hints.
+const SCRIPT: &str = "mount -t ext4 /dev/vdb /root-fs/mnt
+    bystander files /root-fs/mnt 2 4 16 & writer /root-fs/mnt 1 4 16; wait
+    inside /bin/cp /mnt/w0.dat /mnt/copy.dat; echo CP=$?
+    inside gpg --batch --quiet --pinentry-mode loopback --passphrase sky --s2k-count 1024 --symmetric \\
+        -o /mnt/secret.gpg /mnt/w1.dat; echo GPG=$?; inside gpgconf --kill gpg-agent
+    inside /usr/bin/env LD_PRELOAD=/mnt/libiwrite.so 'IWRITE_RULES=*.db=3' \\
+        sqlite3 /mnt/hinted.db 'create table t(n); insert into t values(20),(22);'; echo SQLITE=$?
+    sync; umount /root-fs/mnt";
+const MONITOR: &str = "[[process]]\nexecutable = 'writer'\n[[process]]\nexecutable = 'cp'\n
+[[process]]\nexecutable = 'gpg'\n[[process]]\nexecutable = 'sqlite3'\n
+[insight]\nfiles = ['/root-fs/mnt']\n";
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -49,13 +57,19 @@ fn main() -> ExitCode {
 fn show(json: bool) -> Result<()> {
     let kernel = Kernel::get(Flavour::Cloud61)?;
     let scratch = Scratch::new()?;
-    let disk = Disk::ext4(scratch.path("disk.img"), 64, None)?;
-    let initramfs = scratch.initramfs(&kernel, SCRIPT)?;
+    let contents = Scratch::new()?;
+    let [library, _] = programs::hints()?;
+    let inside = contents.path("libiwrite.so");
+    std::fs::copy(&library, &inside).map_err(Error::file("write", &inside))?;
+    let disk = Disk::ext4(scratch.path("disk.img"), 64, Some(&contents.path(".")))?;
+    let script = format!("ROOTFS=/dev/vda\n{MOUNT_ROOTFS}{SCRIPT}");
+    let initramfs = scratch.initramfs(&kernel, &script)?;
     let monitor = scratch.path("monitor.toml");
     std::fs::write(&monitor, MONITOR).map_err(Error::file("write", &monitor))?;
     let stats = scratch.path("stats.json");
     progress::note(&format!("booting a guest with Linux {} ...", kernel.release()));
     let finished = GuestRun::new(&kernel.bzimage(), &initramfs)
+        .rootfs()?
         .disk(&disk)
         .monitor(&monitor)
         .option("--stats", &stats)
@@ -72,13 +86,19 @@ fn show(json: bool) -> Result<()> {
     };
     println!("This ran {place}.");
     println!(
-        "The guest, Linux {} as Debian ships it, booted in {:.1} s. Two of its processes wrote to the same ext4 disk: \
-         writer is monitored, bystander is not.\n",
+        "The guest, Linux {} as Debian ships it, booted in {:.1} s. Its processes wrote to the same ext4 disk: writer, cp, gpg \
+         and sqlite3 are monitored, bystander is not.\n",
         kernel.release(),
         finished.init_after.unwrap_or_default().as_secs_f64()
     );
     print!("{}", finished.messages);
     println!();
+    for key in ["CP", "GPG", "SQLITE"] {
+        if finished.marker(key)? != "0" {
+            let problem = format!("{key} failed in the guest");
+            return Err(Error::Guest { problem, output: finished.serial.clone() });
+        }
+    }
     compare(&disk, &finished, &WRITER, "WRITER_CHECKSUM")?;
     compare(&disk, &finished, &BYSTANDER, "BYSTANDER_CHECKSUM")
 }

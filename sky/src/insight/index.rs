@@ -45,6 +45,12 @@ pub struct FileSummary {
     pub blocks: u64,
     /// Written disk blocks that were recognised as this file's.
     pub matched: u64,
+    /// Of these, known to be copies of other blocks.
+    pub copied: u64,
+    /// Of these, encrypted by what the program or the file is called.
+    pub encrypted: u64,
+    /// Of these, with a hint.
+    pub hinted: u64,
     /// Reads.
     pub reads: u64,
     /// Disk blocks that were read and turned out to be this file's.

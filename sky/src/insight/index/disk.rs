@@ -39,11 +39,15 @@ impl Classifier for DiskBlocks {
                 let writer = written.origin.writer.as_ref().map(|writer| writer.name.as_str());
                 let path = inner.paths.get(written.place.0.0);
                 written.unique = self.index.unique.signals(writer, path.map(|path| &**path), block);
+                let copied = u64::from(written.origin.copied_from.is_some());
                 inner.counts.unique.add(written.unique);
                 inner.counts.data += 1;
-                inner.counts.copied += u64::from(written.origin.copied_from.is_some());
+                inner.counts.copied += copied;
                 if let Some(summary) = inner.files.get_mut(written.place.0.0) {
                     summary.matched += 1;
+                    summary.copied += copied;
+                    summary.encrypted += u64::from(written.unique.program || written.unique.extension);
+                    summary.hinted += u64::from(written.origin.hint.is_some());
                 }
                 let tag = inner.tag(policy, &written, facts);
                 if let Some(stored) = inner.on_disk.get_mut(&address) {

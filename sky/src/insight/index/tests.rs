@@ -134,6 +134,7 @@ fn the_policy_gives_the_class() {
     assert_eq!(class(other, 4096, Origin::default()), (0, 4));
     // A hint that is a class's number wins; another one is for the rules.
     assert_eq!(class(data, 4096, Origin { hint: Some(2), ..Origin::default() }), (2, 2));
+    assert_eq!(index.files()[0].hinted, 1);
     assert_eq!(
         class(other, 16384, Origin { hint: Some(77), direct: true, writer, copied_from: None }),
         (9, 9)
@@ -155,7 +156,7 @@ fn a_copy_is_told_and_counted() {
     assert_eq!(disk.classify_write(0, &block(1)).copied_from, Some(source.clone()));
     assert_eq!(disk.classify_write(4096, &block(2)).copied_from, None);
     assert_eq!(disk.classify_read(0).copied_from, Some(source));
-    assert_eq!((index.counts().data, index.counts().copied), (2, 1));
+    assert_eq!((index.counts().data, index.counts().copied, index.files()[0].copied), (2, 1, 1));
 }
 
 #[test]
@@ -200,6 +201,7 @@ fn what_is_like_no_other_block_is_told() {
         assert_eq!(disk.classify_read(at * 4096).unique, expected, "{at}");
     }
     assert_eq!(index.counts().unique, UniqueCounts { program: 1, extension: 2, entropy: 2 });
+    assert_eq!(index.files().iter().map(|file| file.encrypted).collect::<Vec<_>>(), [0, 2]);
 }
 
 #[test]
