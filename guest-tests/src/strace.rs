@@ -29,8 +29,10 @@ pub enum Outcome {
     /// asked for before, its static `ptrace_sci` in src/syscall.c, for the call: name and arguments are the other
     /// thread's. If both are of one process, the true ones are not known, only that the call did not return; if not,
     /// two processes ended one after the other.
+    ///
+    /// If it has not asked for another call meanwhile that it could show, it shows `???`.
     Repeated {
-        /// The other thread.
+        /// The other thread; the thread itself for `???`.
         of: i32,
     },
 }
@@ -140,7 +142,8 @@ impl Reader {
             return self.resume(tid, name, args, outcome(rest.trim().strip_prefix('=')?)?);
         }
         let (name, rest) = rest.split_once('(')?;
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        let unread = name == "???";
+        if name.is_empty() || !unread && !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
             return None;
         }
         let (args, outcome) = match rest.strip_suffix("<unfinished ...>") {
@@ -150,7 +153,8 @@ impl Reader {
                 (arguments(args)?, Some(outcome(rest.trim().strip_prefix('=')?)?))
             }
         };
-        let mut call = Call { name: name.to_string(), args, outcome: outcome.unwrap_or(Outcome::Unknown) };
+        let open = if unread { Outcome::Repeated { of: tid } } else { Outcome::Unknown };
+        let mut call = Call { name: name.to_string(), args, outcome: outcome.unwrap_or(open) };
         if call.name == "exit_group" && call.outcome == Outcome::Unknown {
             self.exit = Some((tid, call.clone()));
             match exit {

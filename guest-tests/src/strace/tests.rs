@@ -110,6 +110,8 @@ fn what_strace_repeats_of_another_thread_is_no_call() {
     assert_eq!(last(&between), [Outcome::Unknown, Outcome::Value(7), Outcome::Unknown]);
     let other = text.replace("142   exit_group(0 <", "142   exit_group(0x1 <");
     assert_eq!(last(&other), [Outcome::Unknown, Outcome::Unknown]);
+    let unread = "186   ???( <unfinished ...>\n186   <... ??? resumed>)                = ?\n";
+    assert_eq!(last(unread), [Outcome::Repeated { of: 186 }]);
     assert_eq!(
         last("7 exit_group(0) = ?\n8 exit_group(0) = ?\n"),
         [Outcome::Unknown, Outcome::Repeated { of: 7 }]
