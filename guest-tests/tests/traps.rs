@@ -227,12 +227,12 @@ fn ours(lines: &[Value]) -> Vec<Seen> {
 }
 
 /// Compares with strace's account of the same thread, and says where they part. `together` tells which other threads
-/// are of the same process.
-fn compare(tid: i32, ours: &[Seen], theirs: &[strace::Call], together: impl Fn(i32) -> bool) {
+/// are of the same process, `ended` whether one of those ended the process.
+fn compare(tid: i32, ours: &[Seen], theirs: &[strace::Call], together: impl Fn(i32) -> bool, ended: bool) {
     for at in 0..ours.len().max(theirs.len()) {
         // Another thread's exit_group may kill one that stands still for strace at the entry of a call: strace then sees
         // only its end.
-        let killed = |our: &Seen| our.result.is_none() && !our.name.starts_with("exit");
+        let killed = |our: &Seen| ended && our.result.is_none() && !our.name.starts_with("exit");
         if at == theirs.len() && at + 1 == ours.len() && ours.last().is_some_and(killed) {
             return;
         }
@@ -247,7 +247,8 @@ fn compare(tid: i32, ours: &[Seen], theirs: &[strace::Call], together: impl Fn(i
             strace::Outcome::Restart(_) => our.result.is_none() || our.result == Some(EINTR),
             strace::Outcome::Unknown => our.result.is_none(),
             strace::Outcome::Repeated { of } if together(of) => {
-                assert!(our.result.is_none() && at + 1 == ours.len(), "thread {tid}, call {at}: {our:?}");
+                let last = our.result.is_none() && at + 1 == ours.len();
+                assert!(last && (of != tid || ended), "thread {tid}, call {at}: {our:?}");
                 continue;
             }
             strace::Outcome::Repeated { .. } => our.result.is_none(),
@@ -301,7 +302,12 @@ fn against_strace(setup: &Setup, commands: &[&str]) {
     for (&tid, theirs) in &threads {
         let lines = |tid: i32| watched.trace.get(&u64::try_from(tid).unwrap()).map_or(&[][..], Vec::as_slice);
         let process = |tid| lines(tid).last().map(|line| line["pid"].as_u64().unwrap());
-        compare(tid, &ours(lines(tid)), theirs, |other| process(other) == process(tid));
+        let together = |other| process(other) == process(tid);
+        let ended = threads
+            .keys()
+            .filter(|&&other| other != tid && together(other))
+            .any(|&other| lines(other).iter().any(|line| line["call"]["name"] == "exit_group"));
+        compare(tid, &ours(lines(tid)), theirs, together, ended);
         total += theirs.len();
     }
     assert_eq!(watched.trace.len(), threads.len(), "{:?}", watched.trace.keys());
