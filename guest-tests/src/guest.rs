@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use crate::cache::FileLock;
 use crate::command;
 use crate::disk::Disk;
 use crate::error::{Error, Result, last_lines};
@@ -22,8 +21,10 @@ use crate::programs::{self, Program};
 use crate::{cache, modules, paths, place};
 
 mod running;
+mod turn;
 
 pub use running::Running;
+pub use turn::Turn;
 
 /// Drivers for disks and ext4, and for reading MSRs; needs follow by themselves, and crc32c is only named when it is used.
 const MODULES: [&str; 5] = ["virtio_mmio", "virtio_blk", "ext4", "crc32c_generic", "msr"];
@@ -118,16 +119,6 @@ pub fn prepare() -> Result<()> {
     Program::GUEST.iter().try_for_each(|program| program.path().map(drop))
 }
 
-/// Waits until no other guest runs in the lab, and keeps others waiting until it is dropped; elsewhere there is no need.
-///
-/// Two guests at once would only make each other slower, and time limits meaningless.
-pub fn turn() -> Result<Option<FileLock>> {
-    if !place::inside_lab() {
-        return Ok(None);
-    }
-    FileLock::wait(&std::env::temp_dir().join("one-guest-at-a-time.lock")).map(Some)
-}
-
 /// A run of `sky-vmm run`.
 #[derive(Debug)]
 pub struct GuestRun {
@@ -135,6 +126,7 @@ pub struct GuestRun {
     vmm: Option<PathBuf>,
     env: Vec<(String, String)>,
     limit: Duration,
+    cpus: u32,
     waits: bool,
 }
 
@@ -150,7 +142,7 @@ impl GuestRun {
 
     /// `sky-vmm run` without any option.
     pub fn bare() -> GuestRun {
-        GuestRun { args: vec!["run".into()], vmm: None, env: vec![], limit: LIMIT, waits: true }
+        GuestRun { args: vec!["run".into()], vmm: None, env: vec![], limit: LIMIT, cpus: 1, waits: true }
     }
 
     /// Adds an option with its value.
@@ -160,7 +152,8 @@ impl GuestRun {
     }
 
     /// The number of virtual CPUs.
-    pub fn cpus(self, count: u32) -> GuestRun {
+    pub fn cpus(mut self, count: u32) -> GuestRun {
+        self.cpus = count;
         self.option("--cpus", count.to_string())
     }
 
@@ -193,7 +186,7 @@ impl GuestRun {
         self
     }
 
-    /// Does not wait for its [`turn`]: for a run that is to meet another.
+    /// Does not wait for its [`Turn`]: for a run that is to meet another.
     pub fn beside_another(mut self) -> GuestRun {
         self.waits = false;
         self
@@ -215,15 +208,19 @@ impl GuestRun {
         Ok(command)
     }
 
+    fn turn(&self) -> Result<Option<Turn>> {
+        if self.waits { Turn::wait(self.cpus) } else { Ok(None) }
+    }
+
     /// Starts it, and comes back while it runs.
     pub fn spawn(self) -> Result<Running> {
-        let turn = if self.waits { turn()? } else { None };
+        let turn = self.turn()?;
         Running::start(&mut self.command()?, self.limit, turn)
     }
 
     /// Runs to the end. That the guest, or sky-vmm, was not content is no error here.
     pub fn run(self) -> Result<Finished> {
-        let _turn = if self.waits { turn()? } else { None };
+        let _turn = self.turn()?;
         let (output, init_after) =
             command::run_and_watch(&mut self.command()?, self.limit, INIT_MARKER.as_bytes())?;
         Ok(Finished {

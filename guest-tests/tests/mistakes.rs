@@ -101,7 +101,7 @@ fn disks_that_are_in_use() {
         let initramfs = scratch.path("waiting");
         guest_tests::guest::initramfs(&kernel, "sleep 10", &initramfs).unwrap();
         let first = GuestRun::new(&kernel.bzimage(), &initramfs).disk(&disk).beside_another();
-        let _turn = guest_tests::guest::turn().unwrap();
+        let _turn = guest_tests::guest::Turn::wait(2).unwrap();
         std::thread::scope(|scope| {
             let first = scope.spawn(|| first.run().unwrap().ok().unwrap());
             // The disk is opened before the guest starts, which takes far longer than this.

@@ -6,8 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Finished, INIT_MARKER};
-use crate::cache::FileLock;
+use super::{Finished, INIT_MARKER, Turn};
 use crate::command;
 use crate::error::{Error, Result, last_lines};
 
@@ -23,7 +22,7 @@ pub struct Running {
     started: Instant,
     limit: Duration,
     // Last: the next one's turn begins when this one is gone.
-    _turn: Option<FileLock>,
+    _turn: Option<Turn>,
 }
 
 /// What a process prints, as far as it has come.
@@ -42,7 +41,7 @@ struct Printed {
 }
 
 impl Running {
-    pub(super) fn start(vmm: &mut Command, limit: Duration, turn: Option<FileLock>) -> Result<Running> {
+    pub(super) fn start(vmm: &mut Command, limit: Duration, turn: Option<Turn>) -> Result<Running> {
         let started = Instant::now();
         let mut child = vmm
             .stdin(Stdio::piped())

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use guest_tests::disk::Disk;
-use guest_tests::guest::{self, CMDLINE, GuestRun, Scratch};
+use guest_tests::guest::{CMDLINE, GuestRun, Scratch, Turn};
 use guest_tests::packages::{Flavour, Kernel};
 use guest_tests::{e2e, programs};
 use sky_devices::block::{BlockDevice, FileOptions, FileStorage};
@@ -70,7 +70,7 @@ fn a_selfie_disk_is_written_and_closed() {
         let write = "yes sky | dd of=/dev/vda bs=64k count=64 seek=16 iflag=fullblock 2>/dev/null";
         // Once it powers off by itself, once it is ended while it runs; neither flushes.
         for (after, signal) in [("", None), ("while true; do :; done", Some(libc::SIGTERM))] {
-            let _turn = guest::turn().unwrap();
+            let _turn = Turn::wait(1).unwrap();
             let script =
                 format!("head -c 4 /dev/vda | od -An -c; {write} oflag=direct; echo WRITTEN; {after}");
             let mut child = start(&scratch, &script, &image, "selfie");
@@ -101,7 +101,7 @@ fn signals_end_a_run_and_leave_the_disk_whole() {
             let script =
                 "yes sky | dd of=/dev/vda bs=4096 count=1024 oflag=direct iflag=fullblock 2>/dev/null
                 echo WRITTEN; while true; do :; done";
-            let _turn = guest::turn().unwrap();
+            let _turn = Turn::wait(1).unwrap();
             let mut child = start(&scratch, script, disk.path(), "raw");
             wait_for(&mut BufReader::new(child.stdout.take().unwrap()), "WRITTEN");
             let pid = i32::try_from(child.id()).unwrap();
@@ -125,7 +125,7 @@ fn the_console_works_both_ways() {
         let scratch = Scratch::new().unwrap();
         let disk = Disk::blank(scratch.path("disk.img"), 16).unwrap();
         let script = "echo READY; while read line; do echo \"GOT $line\"; [ \"$line\" = end ] && break; done";
-        let _turn = guest::turn().unwrap();
+        let _turn = Turn::wait(1).unwrap();
         let mut child = start(&scratch, script, disk.path(), "raw");
         let mut input = child.stdin.take().unwrap();
         let mut console = BufReader::new(child.stdout.take().unwrap());
