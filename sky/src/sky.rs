@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::VmFd;
 use serde::Serialize;
-use sky_devices::io_class::Classifier;
+use sky_devices::io_class::{Classifier, IoTag};
 use vm_memory::GuestMemoryMmap;
 
 use crate::insight::{BlockIndex, Tracker};
@@ -87,6 +87,11 @@ impl Sky {
     #[must_use]
     pub fn classifier(&self, disk: u16) -> Arc<dyn Classifier> {
         Arc::new(self.index.disk(disk))
+    }
+
+    /// Tells the disk, the byte offset and what is known of each block of the disks that is known now, in order.
+    pub fn known_blocks(&self, each: &mut dyn FnMut(u16, u64, &IoTag)) {
+        self.index.known_blocks(each);
     }
 
     /// Takes up a virtual machine, before it runs: its VM, its memory, how many virtual CPUs it has, and how to get

@@ -81,6 +81,9 @@ pub struct Run {
     /// What a line of --trace looks like: as strace writes it, or one JSON object [default: strace]
     #[arg(long, value_name = "strace|json")]
     pub trace_format: Option<TraceFormat>,
+    /// Write there what each block that is read or written was taken for (JSON lines), and what is known in the end
+    #[arg(long, value_name = "FILE")]
+    pub block_log: Option<PathBuf>,
     /// Listen on a socket there for `sky-vmm monitor --control PATH`; it is removed in the end
     ///
     /// Without --monitor nothing is monitored until somebody asks for it.
@@ -90,7 +93,7 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
     /// Read options from a TOML file with the keys kernel, initrd, cmdline, cpus, memory, monitor, trace,
-    /// trace_format, control, stats, and one `[[disk]]` table per disk; what is given on the command line wins
+    /// trace_format, block_log, control, stats, and one `[[disk]]` table per disk; what is given on the command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Report the end of the run, or what is wrong, as one line of JSON on standard error
@@ -114,6 +117,7 @@ impl Run {
             monitor: self.monitor.clone(),
             trace: self.trace.clone(),
             trace_format: self.trace_format,
+            block_log: self.block_log.clone(),
             control: self.control.clone(),
             stats: self.stats.clone(),
         };

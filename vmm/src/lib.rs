@@ -10,6 +10,7 @@
 //! [`machine::Machine`] is where to begin reading; [`vcpu::hook`] is where to begin embedding.
 
 pub mod acpi;
+pub mod block_log;
 pub mod boot;
 pub mod bus;
 pub mod check;

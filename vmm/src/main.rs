@@ -10,6 +10,7 @@ use clap::Parser;
 use serde_json::json;
 use sky::config::MechanismChoice;
 use sky::observer::Observer;
+use sky_vmm::block_log::BlockLog;
 use sky_vmm::check;
 use sky_vmm::cli::{Cli, Command, Run};
 use sky_vmm::config::VmConfig;
@@ -105,7 +106,15 @@ fn run_monitored(config: &VmConfig, monitored: sky::Config, json: bool) -> Resul
         None => None,
     };
     let observers = trace.iter().map(|trace| Arc::clone(trace) as Arc<dyn Observer>).collect();
-    let monitor = Arc::new(Monitor::new(monitored, observers));
+    let mut monitor = Monitor::new(monitored, observers);
+    let log = match &config.block_log {
+        Some(path) => Some((path, Arc::new(BlockLog::create(path).map_err(io("writing", path))?))),
+        None => None,
+    };
+    if let Some((_, log)) = &log {
+        monitor = monitor.with_log(Arc::clone(log));
+    }
+    let monitor = Arc::new(monitor);
     let control = match &config.control {
         Some(path) => {
             let sky = Arc::clone(monitor.sky()) as Arc<dyn Controls>;
@@ -113,11 +122,15 @@ fn run_monitored(config: &VmConfig, monitored: sky::Config, json: bool) -> Resul
         }
         None => None,
     };
-    let ran = Machine::new(config, Arc::clone(&monitor) as Arc<dyn Extension>).and_then(Machine::run);
+    let mut ran = Machine::new(config, Arc::clone(&monitor) as Arc<dyn Extension>).and_then(Machine::run);
     drop(control);
     if let Some(trace) = trace {
         // It was told when it happened, unless it happened just now; the run itself went well.
         let _ = trace.finish();
+    }
+    if let Some((path, log)) = log {
+        monitor.sky().known_blocks(&mut |disk, offset, tag| log.known(disk, offset, tag));
+        ran = ran.and_then(|outcome| log.finish().map_err(io("writing", path)).map(|()| outcome));
     }
     if ran.is_ok() && !json {
         eprint!("{}", monitor.report());

@@ -14,6 +14,7 @@ use sky::{Config, Report, Sky, Vcpu};
 use sky_devices::io_class::Classifier;
 use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
 
+use crate::block_log::BlockLog;
 use crate::config::TraceSpec;
 use crate::vcpu::hook::{Extension, Handled, HookResult, Parts, VcpuHook};
 
@@ -21,13 +22,20 @@ use crate::vcpu::hook::{Extension, Handled, HookResult, Parts, VcpuHook};
 #[derive(Debug)]
 pub struct Monitor {
     sky: Arc<Sky>,
+    log: Option<Arc<BlockLog>>,
 }
 
 impl Monitor {
     /// Watches what `config` names, and tells `observers`.
     #[must_use]
     pub fn new(config: Config, observers: Vec<Arc<dyn Observer>>) -> Self {
-        Self { sky: Sky::with_observers(config, observers) }
+        Self { sky: Sky::with_observers(config, observers), log: None }
+    }
+
+    /// Also notes what blocks are taken for, from the time that disks ask for their classifiers.
+    #[must_use]
+    pub fn with_log(self, log: Arc<BlockLog>) -> Self {
+        Self { log: Some(log), ..self }
     }
 
     /// What was seen so far.
@@ -75,7 +83,12 @@ impl Extension for Monitor {
 
     fn classifier(&self, index: usize) -> Arc<dyn Classifier> {
         // There are far fewer disks than numbers for them.
-        self.sky.classifier(u16::try_from(index).unwrap_or(u16::MAX))
+        let disk = u16::try_from(index).unwrap_or(u16::MAX);
+        let classifier = self.sky.classifier(disk);
+        match &self.log {
+            Some(log) => log.wrap(disk, classifier),
+            None => classifier,
+        }
     }
 
     fn driver_ok(&self, _index: usize) {

@@ -61,6 +61,11 @@ pub enum ConfigError {
         "--trace needs --monitor, which says whose system calls to write, or --control, by which that is said later"
     )]
     NothingToTrace,
+    /// A log of blocks is asked for, but nobody who would know them.
+    #[error(
+        "--block-log needs --monitor, which says whose blocks to know, or --control, by which that is said later"
+    )]
+    NothingToLog,
     /// A size that is not one.
     #[error("`{text}` is not a size: write a number, with K, M, G or T behind it for KiB, MiB, GiB or TiB")]
     Size {

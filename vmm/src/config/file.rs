@@ -29,6 +29,7 @@ const KNOWN: &[&str] = &[
     "monitor",
     "trace",
     "trace_format",
+    "block_log",
     "control",
     "stats",
 ];
@@ -56,6 +57,7 @@ impl Options {
                 "monitor" => options.monitor = Some(PathBuf::from(string("monitor", value, &place)?)),
                 "trace" => options.trace = Some(PathBuf::from(string("trace", value, &place)?)),
                 "trace_format" => options.trace_format = Some(trace_format(&value, &place)?),
+                "block_log" => options.block_log = Some(PathBuf::from(string("block_log", value, &place)?)),
                 "control" => options.control = Some(PathBuf::from(string("control", value, &place)?)),
                 "stats" => options.stats = Some(PathBuf::from(string("stats", value, &place)?)),
                 "cmdline" => options.cmdline = Some(string("cmdline", value, &place)?),

@@ -57,6 +57,8 @@ pub struct Options {
     pub trace: Option<PathBuf>,
     /// What a line of that looks like.
     pub trace_format: Option<TraceFormat>,
+    /// Where to write what blocks were taken for.
+    pub block_log: Option<PathBuf>,
     /// Where to listen for requests to change what is monitored.
     pub control: Option<PathBuf>,
     /// Where to write counters at the end.
@@ -77,6 +79,7 @@ impl Options {
             monitor: self.monitor.or(file.monitor),
             trace: self.trace.or(file.trace),
             trace_format: self.trace_format.or(file.trace_format),
+            block_log: self.block_log.or(file.block_log),
             control: self.control.or(file.control),
             stats: self.stats.or(file.stats),
         }
@@ -104,6 +107,9 @@ impl Options {
         if self.trace.is_some() && self.monitor.is_none() && self.control.is_none() {
             return Err(ConfigError::NothingToTrace);
         }
+        if self.block_log.is_some() && self.monitor.is_none() && self.control.is_none() {
+            return Err(ConfigError::NothingToLog);
+        }
         let format = self.trace_format.unwrap_or_default();
         Ok(VmConfig {
             kernel,
@@ -114,6 +120,7 @@ impl Options {
             disks: self.disks,
             monitor: self.monitor,
             trace: self.trace.map(|path| TraceSpec { path, format }),
+            block_log: self.block_log,
             control: self.control,
             stats: self.stats,
         })
@@ -157,6 +164,8 @@ pub struct VmConfig {
     pub monitor: Option<PathBuf>,
     /// Where to write the monitored processes' system calls.
     pub trace: Option<TraceSpec>,
+    /// Where to write what blocks were taken for.
+    pub block_log: Option<PathBuf>,
     /// Where to listen for requests to change what is monitored.
     pub control: Option<PathBuf>,
     /// Where to write counters at the end.
@@ -226,6 +235,8 @@ mod tests {
         assert_eq!(monitored.trace, Some(TraceSpec { path: "-".into(), format: TraceFormat::Strace }));
         let json = Options { trace_format: Some(TraceFormat::Json), control: Some("c".into()), ..traced };
         assert_eq!(json.complete().unwrap().trace.unwrap().format, TraceFormat::Json);
+        let logged = Options { block_log: Some("b".into()), ..options() };
+        assert_eq!(logged.complete(), Err(ConfigError::NothingToLog));
     }
 
     #[test]

@@ -28,6 +28,17 @@ impl DiskBlocks {
     }
 }
 
+impl BlockIndex {
+    /// Tells the disk, the byte offset and what is known of each block that is known to hold data, in order.
+    pub fn known_blocks(self: &Arc<Self>, each: &mut dyn FnMut(u16, u64, &IoTag)) {
+        let mut addresses: Vec<Address> = self.lock().on_disk.keys().copied().collect();
+        addresses.sort_unstable();
+        for (disk, offset) in addresses {
+            each(disk, offset, &self.disk(disk).classify_read(offset));
+        }
+    }
+}
+
 impl Classifier for DiskBlocks {
     fn classify_write(&self, offset: u64, block: &[u8]) -> IoTag {
         let facts = self.facts(offset, Direction::Write);
