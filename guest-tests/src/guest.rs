@@ -47,6 +47,9 @@ inside() {
 }
 ";
 
+/// Drivers for file systems other than ext4.
+const FILE_SYSTEMS: [&str; 2] = ["xfs", "btrfs"];
+
 /// What every init does before the test's own commands.
 const PROLOGUE: &str = "#!/bin/sh
 mount -t proc proc /proc
@@ -60,8 +63,14 @@ for module in /modules/*.ko; do insmod $module; done
 /// Writes a guest's initramfs to `path`. `script` is what init does before it switches the machine off. Programs of ours
 /// are there if it names them: what is not there need not be unpacked at each boot.
 pub fn initramfs(kernel: &Kernel, script: &str, path: &Path) -> Result<()> {
-    let base = base(kernel)?;
-    let mut bytes = fs::read(&base).map_err(Error::file("read", &base))?;
+    initramfs_from(&[base(kernel)?], script, path)
+}
+
+fn initramfs_from(parts: &[PathBuf], script: &str, path: &Path) -> Result<()> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend(fs::read(part).map_err(Error::file("read", part))?);
+    }
     let mut image = Initramfs::new();
     for program in Program::GUEST {
         if !script.contains(program.name()) {
@@ -91,6 +100,16 @@ fn base(kernel: &Kernel) -> Result<PathBuf> {
         for dir in ["proc", "sys", "dev", "tmp", "mnt"] {
             image.directory(dir);
         }
+        fs::write(partial, image.finish()).map_err(Error::file("write", partial))
+    })
+}
+
+/// Drivers for XFS and btrfs, as a part of an initramfs, made once.
+pub fn file_systems(kernel: &Kernel) -> Result<PathBuf> {
+    let name = format!("guest-file-systems-{}.cpio", kernel.release());
+    cache::once(&paths::lab().join("kernels").join(name), |partial| {
+        let mut image = Initramfs::new();
+        modules::add(&mut image, kernel, &FILE_SYSTEMS)?;
         fs::write(partial, image.finish()).map_err(Error::file("write", partial))
     })
 }
@@ -308,6 +327,13 @@ impl Scratch {
     pub fn initramfs(&self, kernel: &Kernel, script: &str) -> Result<PathBuf> {
         let path = self.path(&format!("initramfs-{}", kernel.release()));
         initramfs(kernel, script, &path)?;
+        Ok(path)
+    }
+
+    /// The same with drivers for [`file_systems`].
+    pub fn initramfs_for_file_systems(&self, kernel: &Kernel, script: &str) -> Result<PathBuf> {
+        let path = self.path(&format!("initramfs-{}", kernel.release()));
+        initramfs_from(&[base(kernel)?, file_systems(kernel)?], script, &path)?;
         Ok(path)
     }
 }

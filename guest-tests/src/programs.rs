@@ -26,6 +26,8 @@ pub enum Program {
     Writer,
     /// Writes files and makes system calls, unmonitored.
     Bystander,
+    /// Says where on the disk files lie.
+    Extents,
     /// Makes many `getpid` calls and times them.
     GetpidLoop,
     /// Executes an undefined instruction and expects the signal.
@@ -40,9 +42,10 @@ pub enum Program {
 
 impl Program {
     /// Those that guests run.
-    pub const GUEST: [Program; 7] = [
+    pub const GUEST: [Program; 8] = [
         Program::Writer,
         Program::Bystander,
+        Program::Extents,
         Program::GetpidLoop,
         Program::Ud2,
         Program::InsightTarget,
@@ -56,6 +59,7 @@ impl Program {
             Program::LabAgent => "lab-agent",
             Program::Writer => "writer",
             Program::Bystander => "bystander",
+            Program::Extents => "extents",
             Program::GetpidLoop => "getpid-loop",
             Program::Ud2 => "ud2",
             Program::InsightTarget => "insight-target",

@@ -35,6 +35,16 @@ pub enum Tool {
     E2fsck,
     /// Makes ext4 images larger.
     Resize2fs,
+    /// Tells the free blocks of ext4 images.
+    Dumpe2fs,
+    /// Makes XFS images.
+    MkfsXfs,
+    /// Reads XFS images.
+    XfsDb,
+    /// Makes btrfs images.
+    MkfsBtrfs,
+    /// Reads btrfs images.
+    Btrfs,
     /// Unpacks kernels and modules.
     Xz,
     /// Unpacks kernels and modules.
@@ -63,6 +73,11 @@ impl Tool {
             Tool::Debugfs => "debugfs",
             Tool::E2fsck => "e2fsck",
             Tool::Resize2fs => "resize2fs",
+            Tool::Dumpe2fs => "dumpe2fs",
+            Tool::MkfsXfs => "mkfs.xfs",
+            Tool::XfsDb => "xfs_db",
+            Tool::MkfsBtrfs => "mkfs.btrfs",
+            Tool::Btrfs => "btrfs",
             Tool::Xz => "xz",
             Tool::Zstd => "zstd",
             Tool::Lz4 => "lz4",
@@ -77,7 +92,9 @@ impl Tool {
 
     fn package(self) -> &'static str {
         match self {
-            Tool::Mke2fs | Tool::Debugfs | Tool::E2fsck | Tool::Resize2fs => "e2fsprogs",
+            Tool::Mke2fs | Tool::Debugfs | Tool::E2fsck | Tool::Resize2fs | Tool::Dumpe2fs => "e2fsprogs",
+            Tool::MkfsXfs | Tool::XfsDb => "xfsprogs",
+            Tool::MkfsBtrfs | Tool::Btrfs => "btrfs-progs",
             Tool::Xz => "xz-utils",
             Tool::Zstd => "zstd",
             Tool::Lz4 => "lz4",

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::paths;
 
 /// What is wanted; what it needs comes along.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "strace",
     "coreutils",
     "tar",
@@ -24,6 +24,7 @@ const PACKAGES: [&str; 11] = [
     "gpg",
     "gpg-agent",
     "git",
+    "postmark",
     "dash",
     "busybox-static",
     "procps",

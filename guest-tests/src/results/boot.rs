@@ -44,8 +44,8 @@ pub(super) const BOOT: Benchmark = Benchmark {
     ],
     charts: &[],
     parts: &[
-        Part { name: "init", setting: Setting::Kvm, measure: init },
-        Part { name: "calls", setting: Setting::InstructionCount, measure: calls },
+        Part { name: "init", setting: Setting::Kvm, prepare: || Ok(()), measure: init },
+        Part { name: "calls", setting: Setting::InstructionCount, prepare: || Ok(()), measure: calls },
     ],
 };
 

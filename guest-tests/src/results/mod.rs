@@ -9,6 +9,7 @@
 //! A part that needs KVM or a clock that counts instructions runs in another process, perhaps in the lab, and prints
 //! its figures as `KEY=VALUE` lines. To add a benchmark, write one file like `boot` and name it in [`ALL`].
 
+mod accuracy;
 mod boot;
 mod chart;
 mod guests;
@@ -29,7 +30,8 @@ pub use setting::Setting;
 pub use table::table;
 
 /// Every benchmark there is.
-pub const ALL: [&Benchmark; 4] = [&boot::BOOT, &traps::TRAPS, &selfie::SELFIE, &selfie::FIGURES];
+pub const ALL: [&Benchmark; 5] =
+    [&boot::BOOT, &traps::TRAPS, &accuracy::ACCURACY, &selfie::SELFIE, &selfie::FIGURES];
 
 /// Measured values by their keys.
 pub type Figures = BTreeMap<String, f64>;
@@ -93,6 +95,8 @@ pub struct Part {
     pub name: &'static str,
     /// What it needs.
     pub setting: Setting,
+    /// Gets what it needs that only the host can get. Runs here.
+    pub prepare: fn() -> Result<()>,
     /// Does it. Runs in the setting.
     pub measure: fn() -> Result<Figures>,
 }

@@ -29,6 +29,7 @@ pub(super) fn measure(benchmark: &str, part: &Part) -> Result<Figures> {
         return (part.measure)();
     }
     guest::prepare()?;
+    (part.prepare)()?;
     match (part.setting, place()?) {
         (Setting::InstructionCount, _) => counting(benchmark, part),
         (_, Place::Lab) => elsewhere(&Lab::connect_or_start()?, benchmark, part),

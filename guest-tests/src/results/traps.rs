@@ -20,7 +20,7 @@ const fn metric(key: &'static str, reference: Option<f64>, goal: Option<f64>) ->
 }
 
 const fn part(name: &'static str, measure: fn() -> Result<Figures>) -> Part {
-    Part { name, setting: Setting::InstructionCount, measure }
+    Part { name, setting: Setting::InstructionCount, prepare: || Ok(()), measure }
 }
 
 pub(super) const TRAPS: Benchmark = Benchmark {

@@ -43,7 +43,7 @@ const fn beside(key: &'static str, unit: &'static str, source: &'static str, val
 const STUDY: &str = "C emulation";
 
 const fn part(name: &'static str, measure: fn() -> crate::error::Result<super::Figures>) -> Part {
-    Part { name, setting: Setting::Anywhere, measure }
+    Part { name, setting: Setting::Anywhere, prepare: || Ok(()), measure }
 }
 
 pub(super) const SELFIE: Benchmark = Benchmark {
