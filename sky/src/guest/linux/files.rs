@@ -16,6 +16,10 @@ const S_IFREG: u32 = 0o100_000;
 pub struct OpenFile {
     /// Identity: the device and inode numbers.
     pub identity: (u32, u64),
+    /// What the file system tells files by that have an inode number one after the other (`i_generation`).
+    pub generation: u32,
+    /// How many names it has.
+    pub links: u32,
     /// Size in bytes.
     pub size: u64,
     /// Position of the descriptor in bytes.
@@ -50,6 +54,7 @@ impl Linux {
     pub fn fate(&self, view: &View<'_>, file: &OpenFile) -> Result<Fate> {
         let inode = file.inode;
         if view.read_u64(inode.offset(self.inode_ino))? != file.identity.1
+            || view.read_u32(inode.offset(self.inode_generation))? != file.generation
             || view.read_u32(inode.offset(self.inode_links))? == 0
         {
             return Ok(Fate::Gone);
@@ -106,6 +111,8 @@ impl Linux {
                 view.read_u32(superblock.offset(self.sb_dev))?,
                 view.read_u64(inode.offset(self.inode_ino))?,
             ),
+            generation: view.read_u32(inode.offset(self.inode_generation))?,
+            links: view.read_u32(inode.offset(self.inode_links))?,
             size: view.read_u64(inode.offset(self.inode_size))?,
             position: view.read_u64(file.offset(self.file_pos))?,
             flags: view.read_u32(file.offset(self.file_flags))?,

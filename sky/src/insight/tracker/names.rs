@@ -134,20 +134,38 @@ impl Inner {
         }
     }
 
-    /// Inode numbers are used again: a file that has another path by now is taken for another file. It may be the same, if
-    /// somebody has renamed it whom nobody watches.
+    /// A file was opened. If it is known, it may have become another one: inode numbers are used again. It may have been
+    /// renamed by somebody whom nobody watches, and truncated by this very call.
     fn opened(&mut self, guest: Guest<'_>, fd: u64, origin: &Arc<Origin>) {
         let Some(file) = open_file(guest, fd) else { return };
-        let Some(known) = self.files.known.get(&file.identity) else { return };
+        let Some(known) = self.files.known.get_mut(&file.identity) else { return };
         let id = known.id;
-        if known.path != guest.path(&file) {
+        if known.open.generation != file.generation {
             self.files.remove(file.identity);
             if let Some(id) = id {
                 self.index.deleted(id);
             }
-        } else if let Some(id) = id {
-            // O_TRUNC.
+            return;
+        }
+        // The kernel may have had another inode and dentry in memory for it before.
+        known.open = file.clone();
+        let path = guest.path(&file);
+        // One with several names keeps the first that was seen.
+        if known.path != path && file.links == 1 {
+            self.rename(file.identity, path);
+        }
+        if let Some(id) = id {
             self.resized(guest, id, &file, file.size, origin);
+        }
+    }
+
+    /// A known file goes by another name now.
+    fn rename(&mut self, identity: Identity, path: String) {
+        let Some(known) = self.files.remove(identity) else { return };
+        // One that was followed still is; one that was not may be from now on.
+        if let Some(id) = known.id {
+            self.index.renamed(id, &path);
+            self.files.add(known.id, path, &known.open);
         }
     }
 
@@ -197,12 +215,7 @@ impl Inner {
                         self.resized(guest, id, &known.open, size, origin);
                     }
                     if let Some(path) = path.filter(|path| *path != known.path) {
-                        self.files.remove(identity);
-                        // One that was followed still is; one that was not may be from now on.
-                        if let Some(id) = known.id {
-                            self.index.renamed(id, &path);
-                            self.files.add(known.id, path, &known.open);
-                        }
+                        self.rename(identity, path);
                     }
                 }
             }

@@ -127,10 +127,14 @@ fn a_write_is_followed_to_its_block_on_the_disk() {
 fn an_inode_that_is_used_again_is_another_file() {
     everywhere(|fake| {
         fake.switch(0, WRITER);
-        for (content, name, opened) in
-            [(1, "a.bin\0", None), (2, "b.bin\0", None), (3, "b.bin\0", Some(-2)), (4, "b.bin\0", Some(3))]
-        {
+        for (content, name, generation, opened) in [
+            (1, "a.bin\0", 7_u32, None),
+            (2, "b.bin\0", 8, None),
+            (3, "b.bin\0", 8, Some(-2)),
+            (4, "b.bin\0", 8, Some(3)),
+        ] {
             fake.kernel.put(object(WRITER) + 0x480, name.as_bytes());
+            fake.kernel.put(object(WRITER) + 0x364, &generation.to_le_bytes());
             if let Some(result) = opened {
                 fake.call(0, OPENAT, [0; 6]);
                 fake.finish(0, result);
@@ -142,6 +146,27 @@ fn an_inode_that_is_used_again_is_another_file() {
         let seen: Vec<(&str, u64)> = files.iter().map(|file| (file.path.as_str(), file.writes)).collect();
         assert_eq!(seen, [("/a.bin", 3), ("/b.bin", 1)]);
     });
+}
+
+/// Somebody else has renamed it, or it has two names.
+#[test]
+fn a_file_that_is_opened_by_another_name_is_the_same() {
+    for (links, path) in [(1_u32, "/b.bin"), (2, "/a.bin")] {
+        everywhere(|fake| {
+            fake.switch(0, WRITER);
+            for name in ["a.bin\0", "b.bin\0"] {
+                fake.kernel.put(object(WRITER) + 0x480, name.as_bytes());
+                fake.kernel.put(object(WRITER) + 0x360, &links.to_le_bytes());
+                fake.call(0, OPENAT, [0; 6]);
+                fake.finish(0, 3);
+                write(fake, 1);
+                fake.finish(0, 4096);
+            }
+            let files = fake.report().files;
+            let seen: Vec<(&str, u64)> = files.iter().map(|file| (file.path.as_str(), file.writes)).collect();
+            assert_eq!(seen, [(path, 2)]);
+        });
+    }
 }
 
 #[test]

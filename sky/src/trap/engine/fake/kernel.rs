@@ -267,7 +267,10 @@ const MEMBERS: &[(&str, &[(&str, u32)])] = &[
     ("files_struct", &[("fdt", 0)]),
     ("fdtable", &[("fd", 0), ("max_fds", 8)]),
     ("super_block", &[("s_dev", 0)]),
-    ("inode", &[("i_mode", 0), ("i_size", 8), ("i_ino", 16), ("i_sb", 24), ("i_nlink", 32)]),
+    (
+        "inode",
+        &[("i_mode", 0), ("i_size", 8), ("i_ino", 16), ("i_sb", 24), ("i_nlink", 32), ("i_generation", 36)],
+    ),
     ("qstr", &[("name", 8)]),
     ("path", &[("mnt", 0), ("dentry", 8)]),
     ("vfsmount", &[("mnt_root", 0)]),
