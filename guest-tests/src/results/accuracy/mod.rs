@@ -116,7 +116,6 @@ fn run(kind: FileSystem, rules: &str, others: bool) -> Result<Verdict> {
         .disk(&disk)
         .disk(&list)
         .monitor(&monitor)
-        .option("--memory", "1G")
         .option("--block-log", &log)
         .timeout(LIMIT)
         .run()?
@@ -132,6 +131,7 @@ fn run(kind: FileSystem, rules: &str, others: bool) -> Result<Verdict> {
     Ok(verdict)
 }
 
+/// Programs have paths: what busybox starts by its name alone is busybox itself if it can.
 fn script(kind: FileSystem, others: bool) -> String {
     let mount = format!("mount {} /dev/vdb {MOUNTED}", kind.mount());
     let bystander = if others { "bystander files $at/u 9 12 40 >/dev/null || fail bystander" } else { "" };
@@ -144,30 +144,30 @@ mkdir $at/u $at/m $at/m/untar $at/m/forms $at/m/mail $at/m/copy
 tar cf $at/u/src.tar -C /root-fs usr/share usr/lib/git-core etc || fail src
 {bystander}
 umount $at; {mount}
-inside tar xf /mnt/u/src.tar -C /mnt/m/untar || fail tar
-inside sqlite3 /mnt/m/wal.db 'pragma journal_mode=wal; create table t(n, text);
+inside /bin/tar xf /mnt/u/src.tar -C /mnt/m/untar || fail tar
+inside /usr/bin/sqlite3 /mnt/m/wal.db 'pragma journal_mode=wal; create table t(n, text);
     with recursive c(n) as (select 1 union all select n+1 from c where n<3000)
     insert into t select n, hex(randomblob(40)) from c; update t set n = -n where n % 7 = 0;' >/dev/null || fail wal
-inside sqlite3 /mnt/m/rollback.db 'pragma journal_mode=delete; create table t(n, text);
+inside /usr/bin/sqlite3 /mnt/m/rollback.db 'pragma journal_mode=delete; create table t(n, text);
     with recursive c(n) as (select 1 union all select n+1 from c where n<3000)
     insert into t select n, hex(randomblob(40)) from c; delete from t where n % 5 = 0;
     update t set n = -n where n % 7 = 0;' >/dev/null || fail rollback
-inside dd if=/dev/urandom of=/mnt/m/direct bs=64k count=64 oflag=direct 2>/dev/null || fail direct
-inside dd if=/dev/urandom of=/mnt/m/odd bs=1000 count=3000 2>/dev/null || fail odd
-inside dd if=/dev/urandom of=/mnt/m/odd bs=700 count=50 seek=300 conv=notrunc 2>/dev/null || fail patch
-inside sh -c 'mkdir -p /root/.gnupg; gpg --batch -q --pinentry-mode loopback --passphrase sky --s2k-count 1024 \\
+inside /bin/dd if=/dev/urandom of=/mnt/m/direct bs=64k count=64 oflag=direct 2>/dev/null || fail direct
+inside /bin/dd if=/dev/urandom of=/mnt/m/odd bs=1000 count=3000 2>/dev/null || fail odd
+inside /bin/dd if=/dev/urandom of=/mnt/m/odd bs=700 count=50 seek=300 conv=notrunc 2>/dev/null || fail patch
+inside /bin/dash -c 'mkdir -p /root/.gnupg; gpg --batch -q --pinentry-mode loopback --passphrase sky --s2k-count 1024 \\
     -c -o /mnt/m/direct.gpg /mnt/m/direct; gpgconf --kill gpg-agent' || fail gpg
-inside cp /mnt/m/wal.db /mnt/m/direct.gpg /mnt/m/copy || fail cp
-inside sh -c 'cd /mnt/m; git init -q repo; cp -r untar/usr/share/git-core/templates repo/; cd repo; git add .
+inside /bin/cp /mnt/m/wal.db /mnt/m/direct.gpg /mnt/m/copy || fail cp
+inside /bin/dash -c 'cd /mnt/m; git init -q repo; cp -r untar/usr/share/git-core/templates repo/; cd repo; git add .
     git -c user.name=x -c user.email=x commit -q -m x; git clone -q . ../clone' || fail git
 printf 'set location /mnt/m/mail\\nset number 150\\nset transactions 200\\nset bias delete 0\\nrun\\nquit\\n' > /tmp/pm
-inside postmark < /tmp/pm >/dev/null || fail postmark
+inside /usr/bin/postmark < /tmp/pm >/dev/null || fail postmark
 writer forms $at/m/forms >/dev/null || fail forms
 sync
 extents $at > /tmp/list || fail extents
 dd if=/tmp/list of=/dev/vdc bs=1M conv=notrunc 2>/dev/null; sync
 umount $at; {mount}
-inside /bin/busybox find /mnt -type f -exec sha256sum '{{}}' + > /dev/null || fail read
+inside /bin/busybox find /mnt -type f -exec /usr/bin/sha256sum '{{}}' + > /dev/null || fail read
 umount $at || fail umount
 echo DONE=${{failed:-yes}}"
     )
