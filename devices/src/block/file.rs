@@ -28,6 +28,7 @@ mod limits;
 mod open;
 mod options;
 mod ring;
+mod space;
 
 pub use options::{Cache, FileOptions};
 
@@ -332,6 +333,10 @@ impl Storage for FileStorage {
 
     fn allocate(&self, offset: u64, length: u64) -> Result<bool> {
         self.zero(Operation::WriteZeroes, false, offset, length)
+    }
+
+    fn allocated(&self, offset: u64, length: u64) -> Result<Option<u64>> {
+        self.data_in(offset, length)
     }
 
     fn grow(&self, size: u64) -> Result<()> {

@@ -299,6 +299,12 @@ impl Storage for SimulatedDisk {
         Ok(true)
     }
 
+    fn allocated(&self, offset: u64, length: u64) -> Result<Option<u64>> {
+        let state = self.lock();
+        check_range(Operation::Read, state.size, offset, length)?;
+        Ok(self.options.holes.then(|| state.content.kept_in(offset, length)))
+    }
+
     fn grow(&self, size: u64) -> Result<()> {
         let mut state = self.lock();
         if size <= state.size {

@@ -91,6 +91,14 @@ pub trait Storage: Send + Sync + fmt::Debug {
         Ok(false)
     }
 
+    /// How many of `length` bytes from byte `offset` are in space of their own, and are no hole. Nothing where nobody knows.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn allocated(&self, _offset: u64, _length: u64) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Makes `size` bytes usable, if there are fewer. What is new reads as zeros.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::format::{BLOCK, Entry, Kind, Lead, Superblock, Virtual, ZoneKind, expand};
+use super::leaks::{Leaks, leaks};
 use super::load::{Loaded, Problem, load};
 use super::superblock;
 use crate::block::{Result, Storage};
@@ -29,13 +30,22 @@ pub struct CheckReport {
     pub dead_clusters: u64,
     /// Headers that recovery has to look at.
     pub scanned: u64,
+    /// Space that nothing uses. Nothing where the medium cannot tell, or there are errors: what an image has lost looks the
+    /// same.
+    pub leaks: Option<Leaks>,
 }
 
 impl CheckReport {
-    /// Whether nothing is wrong.
+    /// Whether nothing is wrong; space that nothing uses is not.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.errors.is_empty() && !self.marked_corrupt
+    }
+
+    /// Whether there is space that nothing uses.
+    #[must_use]
+    pub fn has_leaks(&self) -> bool {
+        self.leaks.is_some_and(|leaks| leaks.clusters > 0)
     }
 }
 
@@ -76,6 +86,9 @@ pub fn check(storage: &dyn Storage) -> Result<CheckReport> {
                 report.errors.push(Problem::Lead { offset: of.offset() });
             }
         }
+    }
+    if report.errors.is_empty() {
+        report.leaks = leaks(storage, &superblock.layout, &loaded)?;
     }
     Ok(report)
 }

@@ -91,6 +91,16 @@ pub(super) struct Loaded {
     pub(super) scanned: u64,
     /// Byte offsets of blocks in the image that hold what was never durably the disk's, and have to be zeros.
     pub(super) stray: Vec<u64>,
+    /// Of each zone which clusters are in use, a bit each; nothing for a zone of which none is.
+    pub(super) used: Vec<Box<[u64]>>,
+}
+
+impl Loaded {
+    /// Whether a cluster of a zone is in use.
+    pub(super) fn is_used(&self, zone: usize, slot: u16) -> bool {
+        let word = self.used.get(zone).and_then(|bits| bits.get(usize::from(slot) / 64));
+        word.is_some_and(|word| word >> (slot % 64) & 1 == 1)
+    }
 }
 
 struct Loader<'a> {
@@ -106,8 +116,15 @@ struct Loader<'a> {
 /// Reads an image. Only a medium that fails is an error; what is wrong with the image is in the result.
 pub(super) fn load(storage: &dyn Storage, superblock: &Superblock) -> Result<Loaded> {
     let map = Map::new(superblock.layout.l1_entries);
-    let loaded =
-        Loaded { map, zones: Vec::new(), sequence: 0, problems: Vec::new(), scanned: 0, stray: Vec::new() };
+    let loaded = Loaded {
+        map,
+        zones: Vec::new(),
+        sequence: 0,
+        problems: Vec::new(),
+        scanned: 0,
+        stray: Vec::new(),
+        used: Vec::new(),
+    };
     let clusters = superblock.max_size.div_ceil(CLUSTER as u64);
     let mut loader = Loader { storage, superblock, clusters, loaded, claimed: Vec::new() };
     loader.zones()?;
@@ -383,12 +400,11 @@ impl Loader<'_> {
     /// Now that it is known what counts, everything that is used is in use.
     fn occupy(&mut self) {
         let layout = self.superblock.layout;
-        let mut used: Vec<Box<[u64]>> = Vec::new();
-        used.resize_with(self.loaded.zones.len(), Box::default);
+        self.loaded.used.resize_with(self.loaded.zones.len(), Box::default);
         let mut problems = Vec::new();
         let mut wrong = Vec::new();
         {
-            let Loaded { map, zones, .. } = &mut self.loaded;
+            let Loaded { map, zones, used, .. } = &mut self.loaded;
             let mut claim = |cluster: Cluster, kind: ZoneKind, of: Option<Virtual>| {
                 let (number, slot) = layout.slot(cluster)?;
                 let zone = zones.get_mut(number as usize).filter(|zone| zone.entry.kind == kind)?;

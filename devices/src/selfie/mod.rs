@@ -30,6 +30,7 @@ mod dump;
 mod flush;
 mod format;
 mod info;
+mod leaks;
 mod load;
 mod locks;
 mod map;
@@ -46,6 +47,7 @@ pub use dump::{
 };
 pub use format::{Backing, BackingFormat, Flags, Identity, Superblock};
 pub use info::{Extent, ExtentKind, Info, Stats};
+pub use leaks::Leaks;
 pub use load::Problem;
 pub use options::{Chore, CreateOptions, OpenOptions, Summaries, Zeroing};
 

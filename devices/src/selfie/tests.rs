@@ -224,5 +224,6 @@ proptest! {
 
 mod collect;
 mod hostile;
+mod leaks;
 mod reads;
 mod space;

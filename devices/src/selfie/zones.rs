@@ -417,8 +417,12 @@ impl Zones {
         // A zone that keeps summaries outlives the others that have theirs there: of two sectors of the table either
         // may be durable first, and a zone without its summary is corrupt.
         for keepers in [false, true] {
-            self.free_dead(keepers);
+            let freed = self.free_dead(keepers);
             self.settle()?;
+            for first in freed.into_iter().filter_map(|number| self.layout.zone(number)) {
+                // Its clusters are holes, unless something went wrong. The one with the summaries is not.
+                self.storage.punch(first.offset(), ZONE)?;
+            }
         }
         Ok(())
     }
@@ -434,8 +438,8 @@ impl Zones {
         settled.inspect_err(|_| self.lock().freed.extend(freed))
     }
 
-    /// Frees, in memory, dead zones that keep summaries, or those that do not.
-    fn free_dead(&self, keepers: bool) {
+    /// Frees, in memory, dead zones that keep summaries, or those that do not. Gives their numbers.
+    fn free_dead(&self, keepers: bool) -> Vec<u32> {
         let mut inner = self.lock();
         let mut users = std::collections::BTreeMap::<Cluster, u32>::new();
         for zone in inner.zones.iter().filter(|zone| zone.entry.kind == ZoneKind::Z) {
@@ -455,7 +459,8 @@ impl Zones {
             }
         }
         inner.full.retain(|number| !dead.contains(number));
-        inner.freed.extend(dead);
+        inner.freed.extend(&dead);
+        dead
     }
 
     /// Zones that may be dead: nothing lives in them, except for summaries.

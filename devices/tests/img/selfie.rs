@@ -221,6 +221,41 @@ fn a_rebase_keeps_the_disk() {
     assert!(ran.status == 1 && ran.stderr.contains("holds all of its disk itself"), "{ran:?}");
 }
 
+/// Space that nothing uses: what was given up is a hole, and is filled behind the image's back.
+#[test]
+fn leaks_are_told_apart_from_errors() {
+    use sky_devices::block::BlockDevice;
+    use sky_devices::image::{Format, Image, ImageSpec};
+    let folder = Folder::new();
+    folder.sky_img_ok("create -f selfie a.img 16M");
+    for at in [0, MIB, 2 * MIB] {
+        write(&folder, "a.img", &[(at, &noise(65536))]);
+    }
+    let table = folder.sky_img_ok("dump --json -f selfie --table 0 a.img").json();
+    let entry = table.as_array().unwrap().iter().find(|entry| entry["disk_offset"] == MIB).unwrap();
+    let place = entry["image_offset"].as_u64().unwrap();
+    let image = Image::open(&ImageSpec::new(folder.path("a.img"), Format::Selfie)).unwrap();
+    image.discard(MIB, 65536).unwrap();
+    image.close().unwrap();
+    let none = check_clean(&folder, "a.img");
+    assert_eq!(none["leaks"], serde_json::json!({ "clusters": 0, "bytes": 0 }), "{none}");
+    let file = std::fs::OpenOptions::new().write(true).open(folder.path("a.img")).unwrap();
+    // Zeros take space, too.
+    file.write_all_at(&[0; 8192], place + 4096).unwrap();
+    file.sync_all().unwrap();
+    let ran = folder.sky_img("check --json -f selfie a.img");
+    let report = ran.json();
+    assert_eq!((ran.status, &report["errors"]), (3, &Value::Array(Vec::new())), "{ran:?}");
+    assert_eq!(report["leaks"], serde_json::json!({ "clusters": 1, "bytes": 8192 }), "{report}");
+    let ran = folder.sky_img("check -f selfie a.img");
+    assert!(ran.status == 3 && ran.stdout.contains("1 leaked clusters: 8 KiB"), "{ran:?}");
+    assert!(ran.stdout.contains("a.img: nothing is wrong"), "{ran:?}");
+    // An error weighs more, and then nobody knows what is a leak.
+    file.write_all_at(&[0xee; 16], 65536).unwrap();
+    let ran = folder.sky_img("check --json -f selfie a.img");
+    assert_eq!((ran.status, &ran.json()["leaks"]), (2, &Value::Null), "{ran:?}");
+}
+
 #[test]
 fn what_a_disk_grows_by_is_zeros_over_any_parent() {
     let folder = Folder::new();

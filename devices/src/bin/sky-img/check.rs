@@ -10,7 +10,7 @@ use sky_devices::block::{BlockDevice, FileOptions, FileStorage};
 use sky_devices::image::{
     BackingPolicy, Format, Image, ImageSpec, NewImage, NewImageOptions, Salvaged, format_size, salvage,
 };
-use sky_devices::selfie::{CheckReport, check};
+use sky_devices::selfie::{CheckReport, Leaks, check};
 
 use crate::arguments::{Working, required};
 use crate::failure::{Failure, Outcome, Result};
@@ -18,6 +18,7 @@ use crate::output::Output;
 
 /// The statuses of `qemu-img check` for the same.
 const CORRUPT: Outcome = Outcome(2);
+const LEAKS: Outcome = Outcome(3);
 const NOT_SUPPORTED: Outcome = Outcome(63);
 /// Problems that people are shown.
 const SHOWN: usize = 20;
@@ -25,6 +26,9 @@ const SHOWN: usize = 20;
 /// Look for mistakes in an image
 ///
 /// The image is not changed. An image that was not closed is recovered when it is opened next; that is no mistake.
+///
+/// Leaks are space that the image takes and nothing uses, after a crash or an error of the medium. They do no harm, and
+/// come back when all of their zone (64 MiB) is given up, or with a copy of the image.
 ///
 /// With --repair-to, what can be read is copied into a new image, and what was lost is told. The damaged image stays
 /// as it is.
@@ -69,7 +73,11 @@ impl Check {
             fields.insert("repair".into(), json!(saved));
         }
         output.print(&result, || text(&self.file, &report, saved.as_ref()));
-        Ok(if report.is_clean() { Outcome::DONE } else { CORRUPT })
+        Ok(match report.is_clean() {
+            false => CORRUPT,
+            true if report.has_leaks() => LEAKS,
+            true => Outcome::DONE,
+        })
     }
 
     fn repair(&self, new: &Path, stop: &AtomicBool) -> Result<Salvaged> {
@@ -107,6 +115,15 @@ fn text(file: &Path, report: &CheckReport, saved: Option<&Salvaged>) -> String {
     line(format!("{}: {verdict}", file.display()));
     if report.dirty {
         line("It was not closed: it will be recovered when it is opened next.".into());
+    }
+    match report.leaks {
+        Some(Leaks { clusters, bytes }) if clusters > 0 => {
+            line(format!("{clusters} leaked clusters: {} that nothing uses", format_size(bytes)));
+        }
+        None if report.errors.is_empty() => {
+            line("What is below does not say which space it takes: leaks are not known.".into());
+        }
+        _ => {}
     }
     let clusters = [report.embedded_clusters, report.plain_clusters, report.dead_clusters];
     let [embedded, plain, dead] = clusters;

@@ -38,6 +38,7 @@ Exit status:
   0    done; for check: clean; for compare: equal
   1    it failed; for compare: the disks differ
   2    a mistake on the command line; for check: corrupt; for compare: it failed
+  3    check: nothing is wrong, but some space is not used by anything
   63   check: images of this format cannot be checked
   130  stopped by Ctrl-C";
 

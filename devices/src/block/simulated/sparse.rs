@@ -80,6 +80,17 @@ impl Sparse {
         to_u64(blocks * BLOCK)
     }
 
+    /// How many bytes of a range are kept. Takes time for what is kept there.
+    pub(super) fn kept_in(&self, offset: u64, length: u64) -> u64 {
+        let end = offset.saturating_add(length);
+        let leaves = self.leaves.range(offset / LEAF..end.div_ceil(LEAF)).map(|(&leaf, _)| leaf * LEAF);
+        let parts = leaves.flat_map(|leaf| {
+            let (from, to) = (offset.max(leaf), end.min(leaf.saturating_add(LEAF)));
+            pieces(from, to.saturating_sub(from))
+        });
+        parts.filter(|piece| self.block(piece).is_some()).map(|piece| to_u64(piece.length)).sum()
+    }
+
     fn block(&self, piece: &Piece) -> Option<&Block> {
         self.leaves.get(&piece.leaf)?.0[piece.block].as_ref()
     }
