@@ -78,6 +78,8 @@ pub struct Stats {
     pub tables: u64,
     /// Summaries that were written.
     pub summaries: u64,
+    /// Times that its own thread failed to write zeros ahead, or summaries. It tries again, unless a sync has failed.
+    pub background_errors: u64,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,7 @@ pub(super) struct Counters {
     pub(super) syncs: AtomicU64,
     pub(super) tables: AtomicU64,
     pub(super) summaries: AtomicU64,
+    pub(super) background_errors: AtomicU64,
     reads: AtomicU64,
     read_bytes: AtomicU64,
     writes: AtomicU64,
@@ -194,6 +197,7 @@ impl Selfie {
             syncs: get(&counters.syncs),
             tables: get(&counters.tables),
             summaries: get(&counters.summaries),
+            background_errors: get(&counters.background_errors),
         }
     }
 

@@ -89,7 +89,7 @@ struct Core {
     /// The last number that an allocation was given.
     sequence: AtomicU64,
     /// The medium has failed in a way that leaves its content unknown: nothing is written any more.
-    failed: AtomicBool,
+    failed: Arc<AtomicBool>,
     /// When something was written last, in the worker's count.
     activity: AtomicU64,
     counters: Counters,
@@ -159,7 +159,9 @@ impl Selfie {
             create::write_superblock(&*storage, &mut superblock)?;
         }
         let atomic = storage.properties().atomic_write as usize >= format::BLOCK;
-        let zones = Zones::new(superblock.layout, Arc::clone(&storage), &options, loaded.zones);
+        let failed = Arc::new(AtomicBool::new(false));
+        let zones =
+            Zones::new(superblock.layout, Arc::clone(&storage), Arc::clone(&failed), &options, loaded.zones);
         let reach = superblock.backing.as_ref().map_or(0, |backing| backing.reach);
         let below = backing.as_ref().map_or(0, |backing| backing.geometry().size.min(reach));
         let core = Arc::new(Core {
@@ -176,7 +178,7 @@ impl Selfie {
             flushing: Flushing::default(),
             committing: Mutex::default(),
             sequence: AtomicU64::new(loaded.sequence),
-            failed: AtomicBool::new(false),
+            failed,
             activity: AtomicU64::new(0),
             counters: Counters::default(),
             storage,

@@ -222,6 +222,7 @@ proptest! {
     }
 }
 
+mod background;
 mod collect;
 mod hostile;
 mod leaks;

@@ -10,7 +10,7 @@
 //! until the whole zone is. So a header, or a table that speaks of a cluster, is never about something else's data.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::format::{Cluster, Layout, SLOTS, SUMMARIES, Virtual, ZONE, ZONE_ENTRY, ZoneEntry, ZoneKind};
@@ -91,6 +91,8 @@ struct Inner {
 pub(super) struct Zones {
     layout: Layout,
     storage: Arc<dyn Storage>,
+    /// The engine's: a sync has failed.
+    failed: Arc<AtomicBool>,
     zeroing: Zeroing,
     stream: u64,
     summaries: Summaries,
@@ -126,6 +128,7 @@ impl Zones {
     pub(super) fn new(
         layout: Layout,
         storage: Arc<dyn Storage>,
+        failed: Arc<AtomicBool>,
         options: &OpenOptions,
         zones: Vec<Zone>,
     ) -> Self {
@@ -141,6 +144,7 @@ impl Zones {
         Self {
             layout,
             storage,
+            failed,
             zeroing: options.zeroing,
             stream: options.stream,
             summaries: options.summaries,
@@ -149,6 +153,10 @@ impl Zones {
             table: Mutex::default(),
             zeroed_bytes: AtomicU64::new(0),
         }
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.storage.sync().inspect_err(|_| self.failed.store(true, Ordering::Release))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -246,7 +254,7 @@ impl Zones {
         if extended.is_none() {
             self.enter(number, kind)?;
         }
-        if let Err(error) = self.storage.sync() {
+        if let Err(error) = self.sync() {
             if extended.is_none() {
                 self.leave(number);
             }
@@ -434,7 +442,7 @@ impl Zones {
             return Ok(());
         }
         let written = freed.iter().try_for_each(|&number| self.write_entry(number));
-        let settled = written.and_then(|()| self.storage.sync());
+        let settled = written.and_then(|()| self.sync());
         settled.inspect_err(|_| self.lock().freed.extend(freed))
     }
 
