@@ -9,25 +9,24 @@ use super::open::{BackingPolicy, Image, ImageSpec};
 use super::overlay::Parent;
 use super::pieces::{Piece, Pieces};
 use super::work::{BUFFER, Buffers, Work, is_zero};
-use crate::block::{BlockDevice, Error, ErrorKind, Operation, Result, length_of};
+use crate::block::{BlockDevice, Result, length_of};
 
 const BLOCK: usize = 4096;
 
 /// Puts the image `path` over `parent`, which lies at `parent_path`, or over nothing. What its disk has from below and
 /// the new parent has not is written into the image first; gives the bytes of that.
 ///
-/// If it is stopped in between, the disk over the old parent is what it was.
+/// An image that lies over nothing says of its zeros that they are, where the new parent has something else.
+///
+/// At each moment, and if it is stopped in between, the disk is what it was: over the old parent, until the image names
+/// the new one.
 ///
 /// # Errors
-/// [`ErrorKind::Backing`] if the image has no backing image now, or not the one that it was made over; one of the
-/// images is in use, or the medium failed.
+/// [`ErrorKind::Backing`] if the image has another backing image than the one that it was made over; one of the images
+/// is in use, or the medium failed.
 pub fn rebase(path: &Path, parent: Option<(&Path, &Parent)>, work: Work<'_>) -> Result<u64> {
     let spec = ImageSpec::new(path, Format::Selfie).backing(BackingPolicy::Open);
     let child = Image::open(&spec)?;
-    if child.recorded_backing().is_none() {
-        let why = "it holds all of its disk itself, and zeros nowhere: they cannot be told from what a new one holds";
-        return Err(Error::new(ErrorKind::Backing, Operation::Open).on(path).because(why));
-    }
     let below = match parent {
         None => None,
         Some((path, parent)) => {
@@ -100,12 +99,18 @@ fn write_differences(child: &Image, offset: u64, is: &[u8], would_be: &[u8]) -> 
         let length: u64 = run.iter().map(|(block, _)| length_of(block)).sum();
         if run.iter().any(|(_, differs)| *differs) {
             let bytes: Vec<u8> = run.iter().flat_map(|(block, _)| block.iter().copied()).collect();
-            if is_zero(&bytes) {
-                child.write_zeroes(position, length, true)?;
-            } else {
-                child.write(position, &bytes, &[])?;
+            match child.selfie().filter(|_| child.recorded_backing().is_none()) {
+                // It differs only where it is zeros: what the image holds itself is not looked at.
+                Some(alone) => written += alone.hold_zeroes(position, length)?,
+                None if is_zero(&bytes) => {
+                    child.write_zeroes(position, length, true)?;
+                    written += length;
+                }
+                None => {
+                    child.write(position, &bytes, &[])?;
+                    written += length;
+                }
             }
-            written += length;
         }
         position += length;
     }

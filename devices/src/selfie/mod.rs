@@ -29,6 +29,7 @@ mod create;
 mod dump;
 mod flush;
 mod format;
+mod hold;
 mod info;
 mod leaks;
 mod load;

@@ -224,6 +224,7 @@ proptest! {
 
 mod background;
 mod collect;
+mod hold;
 mod hostile;
 mod leaks;
 mod reads;

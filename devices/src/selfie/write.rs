@@ -92,7 +92,7 @@ impl Core {
     }
 
     /// Writes into a cluster that nobody else looks at.
-    fn write_cluster(&self, of: Virtual, at: usize, data: &[u8]) -> Result<()> {
+    pub(super) fn write_cluster(&self, of: Virtual, at: usize, data: &[u8]) -> Result<()> {
         let entry = self.map.get(of);
         let piece = self.whole_blocks(of, &entry, at, data)?;
         match entry.kind {

@@ -15,10 +15,11 @@ use crate::output::Output;
 /// Put a Selfie image over another backing image, or over none
 ///
 /// The disk stays what it is: what it has from the old backing image and would not have from the new one is written
-/// into the image first. With --unsafe nothing is compared or written but the image's record of what lies below.
+/// into the image first; an image on its own says of its zeros that they are, where the new one has something else. It can
+/// be stopped at any time. With --unsafe nothing is compared or written but the image's record of what lies below.
 #[derive(Debug, Args)]
 pub(crate) struct Rebase {
-    /// The new backing image; without it, the image becomes one on its own
+    /// The new backing image; without it, or with "", the image becomes one on its own
     #[arg(short, long, value_name = "FILE")]
     backing: Option<PathBuf>,
     /// Format of the new backing image: raw or selfie
@@ -35,7 +36,7 @@ pub(crate) struct Rebase {
 
 impl Rebase {
     pub(crate) fn run(&self, output: Output, stop: &AtomicBool) -> Result<Outcome> {
-        let parent = match &self.backing {
+        let parent = match self.backing.as_ref().filter(|path| !path.as_os_str().is_empty()) {
             Some(path) => {
                 let format = required(self.backing_format, "-F", path)?;
                 Some((path.as_path(), Parent::find(path, format, &self.file)?))
