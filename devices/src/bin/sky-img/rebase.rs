@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::json;
 use sky_devices::block::BlockDevice;
 use sky_devices::image::{BackingPolicy, Format, Image, ImageSpec, Parent, format_size, reattach, rebase};
@@ -20,7 +21,7 @@ use crate::output::Output;
 #[derive(Debug, Args)]
 pub(crate) struct Rebase {
     /// The new backing image; without it, or with "", the image becomes one on its own
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     backing: Option<PathBuf>,
     /// Format of the new backing image: raw or selfie
     #[arg(short = 'F', long, value_name = "FORMAT", requires = "backing")]
