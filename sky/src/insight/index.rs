@@ -462,8 +462,13 @@ impl Inner {
         }
     }
 
-    /// If a disk gave this content and nobody knows whose it is, it is this place's.
+    /// If a disk gave this content and nobody knows whose it is, it is this place's; unless it is known where the place has
+    /// it: then somebody else has the same.
     fn name(&mut self, place: Place, content: Fingerprint, origin: &Arc<Origin>, limit: usize) {
+        let stored = self.addresses.get(&place).and_then(|address| self.on_disk.get(address));
+        if stored.is_some_and(|stored| stored.content == content) {
+            return;
+        }
         if let Some(address) = self.unnamed.take(content) {
             let origin = Arc::clone(origin);
             self.store(

@@ -270,6 +270,25 @@ fn what_a_process_reads_names_what_the_disk_gave() {
     assert_eq!((index.counts().named, index.files()[0].named), (1, 1));
 }
 
+/// A copy that nobody monitored has read, on another disk, is not where the file is.
+#[test]
+fn a_file_that_is_known_is_not_looked_for_elsewhere() {
+    let (index, disk) = tables(100);
+    let other = index.disk(1);
+    let file = index.add_file("/a");
+    index.wrote_block(file, 0, &block(1), &Arc::default());
+    disk.classify_write(4096, &block(1));
+    other.was_read(0, &block(1));
+    index.read_block(file, 0, &block(1), &reader(1));
+    assert_eq!(disk.classify_read(4096).class, IoClass::Data);
+    assert_eq!(other.classify_read(0).class, IoClass::Unknown);
+    // What has changed meanwhile is.
+    index.read_block(file, 0, &block(2), &reader(1));
+    other.was_read(4096, &block(3));
+    index.read_block(file, 0, &block(3), &reader(1));
+    assert_eq!(other.classify_read(4096).class, IoClass::Data);
+}
+
 #[test]
 fn what_a_process_writes_as_it_read_it_is_a_copy() {
     let (index, disk) = tables(100);
