@@ -5,11 +5,14 @@
 //!                         │
 //!                         ▼  request + one IoTag per 4 KiB block
 //!                  block::BlockDevice            raw file, memory, ...
+//!                         │
+//!                    icache::ICache               a fast tier before any of them
 //! ```
 //!
 //! This crate knows no KVM: it is built and tested anywhere.
 
 pub mod block;
+pub mod icache;
 pub mod image;
 pub mod io_class;
 pub mod policy;

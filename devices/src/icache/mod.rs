@@ -1,0 +1,322 @@
+//! iCache: a fast tier before a slow one that listens to what the I/O means.
+//!
+//! ```text
+//!   read, write ──▶ ranges ──▶ lines: which line holds the block ──▶ fast tier (Storage)
+//!                                │ a class decides what stays          ▲
+//!                                ▼ a miss, or what must go through     │ journal: what lines hold
+//!                              slow tier (BlockDevice) ◀── write back ─┘
+//! ```
+//!
+//! - [`format`] is what lies on the fast tier, `docs/icache-format.md` says why it is right after a crash.
+//! - `lines` is what is kept in memory of each line, and decides what stays; `state` what the journal has still to say.
+//! - `load` reads a cache; `read`, `write`, `erase`, `writeback` and `journal` are the engine.
+//!
+//! **The rule**: what a line holds never changes while the journal says that it holds a block. New content takes a new
+//! line; the old one is free when what supersedes it is durable. So clean lines can be served after a crash, dirty ones
+//! are whole, and a read takes no more than a look at memory.
+//!
+//! **Where the slow tier is written**, a bit for its region is durable before. After a crash clean lines of such
+//! regions are dropped: they may be newer or older than what the slow tier has kept.
+//!
+//! **A fast tier that fails**: reads of clean lines go on from the slow tier, reads of dirty lines that it does not
+//! give are errors. When its journal cannot be written, nothing is brought in any more, and only regions that have
+//! their bit can be written: the others' lines would be stale if it came back.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::block::{
+    BlockDevice, Error, ErrorKind, Geometry, Operation, Result, Storage, check_range, length_of,
+};
+use crate::io_class::{IoClass, IoTag};
+use crate::policy::{ClassId, Policy};
+
+mod create;
+mod erase;
+mod format;
+mod intents;
+mod journal;
+mod lines;
+mod load;
+mod options;
+mod ranges;
+mod read;
+mod state;
+mod stats;
+mod write;
+mod writeback;
+
+pub use create::create;
+pub use options::{Mode, OpenOptions};
+pub use stats::{ClassStats, Stats};
+
+use format::{LINE_U64, Layout, Superblock};
+use lines::{Line, Lines, Mark};
+use ranges::Ranges;
+use state::State;
+
+/// Bytes that a request is cut into, at most.
+const PIECE: u64 = 1 << 20;
+/// Flushes after which bits of quiet regions are taken away.
+const SETTLE: u64 = 64;
+
+/// An open cache.
+#[derive(Debug)]
+pub struct ICache {
+    fast: Arc<dyn Storage>,
+    slow: Arc<dyn BlockDevice>,
+    options: OpenOptions,
+    geometry: Geometry,
+    layout: Layout,
+    superblock: Mutex<Superblock>,
+    /// The generation that pages of the journal carry.
+    generation: u64,
+    uuid: [u8; 16],
+    state: Mutex<State>,
+    ranges: Ranges,
+    /// Held while pages are written.
+    committing: Mutex<()>,
+    /// Held while lines are written back; the line to go on from.
+    leaving: Mutex<Line>,
+    /// Held while the slow tier is flushed: whether it was written since, and how many flushes there were.
+    flushing: Mutex<u64>,
+    slow_written: AtomicBool,
+    /// The fast tier's journal cannot be written.
+    failed: AtomicBool,
+    /// A flush of the slow tier has failed.
+    slow_failed: AtomicBool,
+    written_back: AtomicU64,
+    fast_errors: AtomicU64,
+    lost_reads: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The tag of the block with that number among those of a request; there may be none.
+fn tag(tags: &[IoTag], number: usize) -> Option<&IoTag> {
+    tags.get(number)
+}
+
+fn class_of(tag: Option<&IoTag>) -> ClassId {
+    tag.map_or(ClassId::UNCLASSIFIED, |tag| tag.class_id)
+}
+
+/// An index or a length in memory; nothing there is longer.
+fn index(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+impl ICache {
+    /// Bytes of memory for each 4 KiB block that a cache on `size` bytes can hold, rounded up. Beside it there are some
+    /// 100 KiB for each cache, whatever its size, and what requests that are under way take.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadSize`] for a size that is too small.
+    pub fn bytes_per_block(size: u64) -> Result<u64> {
+        let layout = Layout::fitting(size, LINE_U64)?;
+        let limbo = u64::from(layout.lines - layout.capacity()) * size_of::<(Line, u64)>() as u64;
+        Ok((Lines::bytes(layout.lines) + limbo).div_ceil(u64::from(layout.capacity())))
+    }
+
+    /// Writes dirty lines back and ends in order, so that the cache comes back warm. A cache that is only dropped is
+    /// recovered when it is opened next.
+    ///
+    /// # Errors
+    /// A tier failed; the cache is recovered next time.
+    pub fn close(self) -> Result<()> {
+        self.check_slow(Operation::Flush)?;
+        self.write_back_all()?;
+        self.settle(true)?;
+        self.commit_page()?;
+        let mut superblock = lock(&self.superblock);
+        superblock.flags = format::Flags::default();
+        superblock.last_page = lock(&self.state).number;
+        create::write_superblock(&*self.fast, &mut superblock)
+    }
+
+    /// Takes another policy. Lines stay; those of classes that it does not have are unclassified, and classes that now
+    /// hold too many give them as others come.
+    pub fn set_policy(&self, policy: Policy) {
+        let mut state = lock(&self.state);
+        state.lines.adopt(&policy);
+        state.policy = policy;
+    }
+
+    /// Writes dirty lines back and forgets everything.
+    ///
+    /// # Errors
+    /// A tier failed; some lines may be there still.
+    pub fn clear(&self) -> Result<()> {
+        self.check_slow(Operation::Flush)?;
+        self.write_back_all()?;
+        let mut next = 0;
+        while next < self.layout.lines {
+            let end = next.saturating_add(4096).min(self.layout.lines);
+            let mut state = lock(&self.state);
+            for line in next..end {
+                let Some(block) = state.lines.block(line) else { continue };
+                // A write that came meanwhile may have made it dirty.
+                if !state.lines.has(line, Mark::Dirty) && !self.ranges.covers(block, u64::MAX) {
+                    state.drop_line(line, false);
+                }
+            }
+            drop(state);
+            self.commit()?;
+            next = end;
+        }
+        lock(&self.state).lines.forget_ghosts();
+        Ok(())
+    }
+
+    /// What the cache has done, and what it holds.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let state = lock(&self.state);
+        let classes = (0..).map_while(ClassId::new).zip(&state.classes);
+        let classes =
+            classes.map(|(id, stats)| (id, ClassStats { lines: state.lines.of_class(id), ..*stats }));
+        Stats {
+            classes: classes.filter(|(_, stats)| *stats != ClassStats::default()).collect(),
+            capacity: state.lines.capacity(),
+            dirty: state.dirty,
+            written_back: self.written_back.load(Ordering::Relaxed),
+            fast_errors: self.fast_errors.load(Ordering::Relaxed),
+            lost_reads: self.lost_reads.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Acquire),
+        }
+    }
+
+    fn check_usable(&self, operation: Operation) -> Result<()> {
+        if self.geometry.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, operation));
+        }
+        self.check_slow(operation)
+    }
+
+    fn check_slow(&self, operation: Operation) -> Result<()> {
+        if self.slow_failed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Poisoned, operation));
+        }
+        Ok(())
+    }
+
+    fn check(&self, operation: Operation, offset: u64, length: u64) -> Result<()> {
+        if operation != Operation::Read {
+            self.check_usable(operation).map_err(|error| error.at(offset, length))?;
+        }
+        check_range(operation, self.geometry.size, offset, length)
+    }
+
+    fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Whether a block with that tag may be brought in, when the run that its request belongs to is so long.
+    fn wants(&self, state: &State, tag: Option<&IoTag>, run: u64) -> bool {
+        if !state.lines.admits(state.policy.class(class_of(tag)).id()) {
+            return false;
+        }
+        if tag.is_some_and(|tag| tag.class == IoClass::Metadata) {
+            return true;
+        }
+        let source = tag.and_then(|tag| tag.source.as_ref());
+        let large =
+            self.options.largest_file.zip(source).is_some_and(|(most, source)| source.file_size >= most);
+        !large && self.options.sequential.is_none_or(|most| run < most)
+    }
+
+    /// The fast tier did not do something. It is said once.
+    fn fast_error(&self, error: &Error) {
+        if self.fast_errors.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!(%error, "the fast tier of a cache fails");
+        }
+    }
+
+    fn read_line(&self, line: Line, block: &mut [u8]) -> Result<()> {
+        self.fast.read(self.layout.line(line), block).inspect_err(|error| self.fast_error(error))
+    }
+
+    fn write_line(&self, line: Line, block: &[u8]) -> Result<()> {
+        self.fast.write(self.layout.line(line), block).inspect_err(|error| self.fast_error(error))
+    }
+
+    /// A line of content that the slow tier does not have cannot be read.
+    fn lost(&self, error: Error, block: u64) -> Error {
+        self.lost_reads.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(%error, block, "a block that was not written back cannot be read from the fast tier");
+        error.because("what was written here is only in the fast tier, which does not give it")
+    }
+}
+
+/// The pieces of a request that are worked on one after the other: offset, and range in its buffer.
+fn pieces(offset: u64, length: u64) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
+    let end = offset.saturating_add(length);
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        let next = (at / PIECE + 1).saturating_mul(PIECE).min(end);
+        (at < end).then(|| {
+            let piece = (at, index(at - offset)..index(next - offset));
+            at = next;
+            piece
+        })
+    })
+}
+
+/// The tags of a piece of a request.
+fn piece_tags(tags: &[IoTag], offset: u64, piece: u64) -> &[IoTag] {
+    tags.get(index(piece / LINE_U64 - offset / LINE_U64)..).unwrap_or_default()
+}
+
+impl BlockDevice for ICache {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8], tags: &[IoTag]) -> Result<()> {
+        let length = length_of(buffer);
+        self.check(Operation::Read, offset, length)?;
+        let run = lock(&self.state).run(offset, length);
+        pieces(offset, length).try_for_each(|(at, range)| {
+            self.read_piece(at, &mut buffer[range], piece_tags(tags, offset, at), run)
+        })
+    }
+
+    fn write(&self, offset: u64, data: &[u8], tags: &[IoTag]) -> Result<()> {
+        let length = length_of(data);
+        self.check(Operation::Write, offset, length)?;
+        let run = lock(&self.state).run(offset, length);
+        pieces(offset, length)
+            .try_for_each(|(at, range)| self.write_piece(at, &data[range], piece_tags(tags, offset, at), run))
+    }
+
+    fn flush(&self) -> Result<()> {
+        if self.geometry.read_only {
+            return Ok(());
+        }
+        self.check_usable(Operation::Flush)?;
+        self.commit_needed()?;
+        let flushes = {
+            let mut flushes = lock(&self.flushing);
+            self.flush_slow()?;
+            *flushes += 1;
+            *flushes
+        };
+        // A fast tier that has failed keeps its bits.
+        if flushes.is_multiple_of(SETTLE) && !self.is_failed() {
+            self.settle(false)?;
+        }
+        Ok(())
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        self.check(Operation::Discard, offset, length)?;
+        self.erase(offset, length, |slow| slow.discard(offset, length))
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
+        self.check(Operation::WriteZeroes, offset, length)?;
+        self.erase(offset, length, |slow| slow.write_zeroes(offset, length, unmap))
+    }
+}
