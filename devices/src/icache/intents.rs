@@ -87,8 +87,7 @@ impl Intents {
     /// written since if `at_once`.
     pub(super) fn settle(&mut self, round: u64, at_once: bool) {
         let quiet = if at_once { 1 } else { QUIET };
-        for region in 0..REGIONS {
-            let (under_way, last) = self.writes[region];
+        for (region, &(under_way, last)) in self.writes.iter().enumerate() {
             if under_way == 0 && last + quiet <= round {
                 self.bits[region / 64] &= !(1 << (region % 64));
                 self.durable[region / 64] &= !(1 << (region % 64));
