@@ -76,7 +76,8 @@ impl ICache {
         let was_dirty = old.is_some_and(|(_, dirty)| dirty);
         let back =
             self.options.mode == Mode::Back && block < u64::from(self.layout.blocks()) && !self.is_failed();
-        if !was_dirty && !(back && self.wants(&lock(&self.state), tag(piece.tags, number), piece.run)) {
+        let wanted = back && self.wants(&lock(&self.state), tag(piece.tags, number), piece.run);
+        if !was_dirty && !wanted {
             return Ok(false);
         }
         let (from, new) = piece.of_block(number);
