@@ -1,0 +1,176 @@
+//! Physical blocks: how many references each has, and which are free.
+
+use super::table::{Table, WORDS};
+
+/// Instead of a number of references: given out, but nothing leads there yet, or nothing any more until that is durable.
+const HELD: u32 = u32::MAX;
+
+/// References of all physical blocks.
+#[derive(Debug)]
+pub(super) struct Space {
+    references: Table,
+    /// Free blocks of each page of the table.
+    free: Vec<u32>,
+    all_free: u32,
+    physical: u32,
+    /// Where to look next.
+    next: u32,
+}
+
+impl Space {
+    /// `physical` free blocks, of which the first is number 1.
+    pub(super) fn new(physical: u32) -> Self {
+        let pages = (physical as usize).div_ceil(WORDS);
+        let mut free = vec![WORDS as u32; pages];
+        if let (Some(last), rest @ 1..) = (free.last_mut(), physical % WORDS as u32) {
+            *last = rest;
+        }
+        Self { references: Table::new(physical), free, all_free: physical, physical, next: 0 }
+    }
+
+    fn change(&mut self, physical: u32, from_free: bool, to: u32) {
+        let at = physical.wrapping_sub(1);
+        self.references.set(at, to);
+        let Some(free) = self.free.get_mut(at as usize / WORDS) else { return };
+        match (from_free, to == 0) {
+            (true, false) => {
+                (*free, self.all_free) = (free.saturating_sub(1), self.all_free.saturating_sub(1))
+            }
+            (false, true) => (*free, self.all_free) = (*free + 1, self.all_free + 1),
+            _ => {}
+        }
+    }
+
+    fn count(&self, physical: u32) -> u32 {
+        self.references.get(physical.wrapping_sub(1))
+    }
+
+    /// References of a block.
+    pub(super) fn references(&self, physical: u32) -> u32 {
+        match self.count(physical) {
+            HELD => 0,
+            count => count,
+        }
+    }
+
+    pub(super) fn free(&self) -> u32 {
+        self.all_free
+    }
+
+    /// Blocks that something leads to.
+    pub(super) fn used(&self) -> u64 {
+        self.references.iter().filter(|(_, count)| *count != HELD).count() as u64
+    }
+
+    /// One more reference, also to a block that has none.
+    pub(super) fn refer(&mut self, physical: u32) {
+        let count = self.count(physical);
+        self.change(physical, count == 0, if count == HELD { 1 } else { count + 1 });
+    }
+
+    /// One reference fewer. Answers whether it was the last; then the block is held until [`release`](Self::release).
+    pub(super) fn leave(&mut self, physical: u32) -> bool {
+        match self.count(physical) {
+            0 | HELD => false,
+            1 => {
+                self.change(physical, false, HELD);
+                true
+            }
+            more => {
+                self.change(physical, false, more - 1);
+                false
+            }
+        }
+    }
+
+    /// Gives out a free block that `usable` accepts, one behind the other where that is possible, and holds it.
+    pub(super) fn take(&mut self, usable: impl Fn(u32) -> bool) -> Option<u32> {
+        if self.all_free == 0 {
+            return None;
+        }
+        let begin = self.next;
+        let (mut at, mut wrapped) = (begin, false);
+        loop {
+            if at >= self.physical {
+                (at, wrapped) = (0, true);
+            }
+            if wrapped && at >= begin.max(1) {
+                return None;
+            }
+            let page = at as usize / WORDS;
+            if self.free.get(page).is_none_or(|&free| free == 0) {
+                at = u32::try_from((page + 1) * WORDS).unwrap_or(u32::MAX);
+                continue;
+            }
+            if self.references.get(at) == 0 && usable(at + 1) {
+                self.change(at + 1, true, HELD);
+                self.next = at + 1;
+                return Some(at + 1);
+            }
+            at += 1;
+        }
+    }
+
+    /// A block that is held is free.
+    pub(super) fn release(&mut self, physical: u32) {
+        if self.count(physical) == HELD {
+            self.change(physical, false, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn counts_as_a_map_does(steps in proptest::collection::vec((0..4u8, 0..64u32), 0..400), few in any::<bool>()) {
+            let physical = if few { 5 } else { 1018 + 3 };
+            let (mut space, mut counts, mut held) = (Space::new(physical), BTreeMap::new(), BTreeSet::new());
+            for (what, which) in steps {
+                let any = |from: Vec<u32>| (!from.is_empty()).then(|| from[which as usize % from.len()]);
+                match what {
+                    0 => match space.take(|_| true) {
+                        Some(block) => {
+                            prop_assert!((1..=physical).contains(&block) && !counts.contains_key(&block));
+                            prop_assert!(held.insert(block));
+                        }
+                        None => prop_assert_eq!(counts.len() + held.len(), physical as usize),
+                    },
+                    1 => if let Some(block) = any(held.iter().copied().collect()) {
+                        held.remove(&block);
+                        if which % 2 == 0 {
+                            space.release(block);
+                        } else {
+                            space.refer(block);
+                            counts.insert(block, 1);
+                        }
+                    },
+                    2 => if let Some(block) = any(counts.keys().copied().collect()) {
+                        space.refer(block);
+                        *counts.entry(block).or_default() += 1;
+                    },
+                    _ => if let Some(block) = any(counts.keys().copied().collect()) {
+                        let count: &mut u32 = counts.entry(block).or_default();
+                        *count -= 1;
+                        prop_assert_eq!(space.leave(block), *count == 0);
+                        if *count == 0 {
+                            counts.remove(&block);
+                            held.insert(block);
+                        }
+                    },
+                }
+                prop_assert_eq!(space.free() as usize, physical as usize - counts.len() - held.len());
+                prop_assert_eq!(space.used(), counts.len() as u64);
+                for block in 1..=physical.min(8) {
+                    prop_assert_eq!(space.references(block), counts.get(&block).copied().unwrap_or(0));
+                }
+            }
+        }
+    }
+}
