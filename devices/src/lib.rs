@@ -4,7 +4,7 @@
 //!   guest ──virtio──▶ virtio::blk ──(asks)──▶ io_class::Classifier
 //!                         │
 //!                         ▼  request + one IoTag per 4 KiB block
-//!                  block::BlockDevice            raw file, memory, ...
+//!                  block::BlockDevice            raw file, memory, selfie, idedup, ...
 //!                         │
 //!                    icache::ICache               a fast tier before any of them
 //! ```
@@ -13,6 +13,7 @@
 
 pub mod block;
 pub mod icache;
+pub mod idedup;
 pub mod image;
 pub mod io_class;
 pub mod policy;
