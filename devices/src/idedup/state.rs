@@ -65,7 +65,7 @@ impl State {
     /// A free block, which nothing leads to yet.
     pub(super) fn take(&mut self) -> Option<u32> {
         let generations = &self.generations;
-        self.space.take(|physical| generations.get(physical.wrapping_sub(1)) < u32::MAX - 1)
+        self.space.take(|physical| generations.get(physical.wrapping_sub(1)) < u32::MAX)
     }
 
     fn lead(&mut self, logical: u32, physical: u32) {

@@ -15,6 +15,7 @@
 mod case;
 mod content;
 mod explore;
+mod idedup;
 mod life;
 mod model;
 mod qcow2;

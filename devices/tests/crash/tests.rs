@@ -2,6 +2,7 @@
 
 use super::case::Case;
 use super::explore::{Effort, Failure, explore, explore_faults, replay};
+use super::idedup::Idedup;
 use super::qcow2::Qcow2;
 use super::raw::Raw;
 use super::selfie::Selfie;
@@ -48,6 +49,10 @@ fn subjects() -> Vec<Box<dyn Subject>> {
         Box::new(Selfie::Tended),
         Box::new(Selfie::Worn),
         Box::new(Selfie::Long),
+        Box::new(Idedup::Fingerprints),
+        Box::new(Idedup::SmallSectors),
+        Box::new(Idedup::Collisions),
+        Box::new(Idedup::Tight),
         Box::new(Qcow2),
         Box::new(Toy::Nothing),
     ];
@@ -131,6 +136,29 @@ fn selfie_passes_where_zones_become_full_and_free() {
 #[test]
 fn selfie_passes_whatever_fails() {
     for subject in [Selfie::Embedded, Selfie::SmallSectors, Selfie::Worn] {
+        try_errors(&subject);
+    }
+}
+
+#[test]
+fn idedup_passes() {
+    try_hard(&Idedup::Fingerprints, effort(2));
+    try_hard(&Idedup::SmallSectors, effort(2));
+}
+
+#[test]
+fn idedup_passes_where_fingerprints_collide() {
+    try_hard(&Idedup::Collisions, effort(2));
+}
+
+#[test]
+fn idedup_passes_where_blocks_are_few_and_checkpoints_many() {
+    try_hard(&Idedup::Tight, effort(2));
+}
+
+#[test]
+fn idedup_passes_whatever_fails() {
+    for subject in [Idedup::SmallSectors, Idedup::Tight] {
         try_errors(&subject);
     }
 }
