@@ -46,7 +46,7 @@ pub fn check(storage: &Arc<dyn Storage>) -> Result<CheckReport> {
     claims.into_iter().for_each(|(name, claim)| index.insert(name, claim));
     let mut report = CheckReport {
         mapped_blocks: state.map.iter().count() as u64,
-        used_blocks: state.space.used(),
+        used_blocks: state.space.used().into(),
         free_blocks: state.space.free().into(),
         ..CheckReport::default()
     };

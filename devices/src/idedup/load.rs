@@ -59,12 +59,13 @@ pub(super) fn load(storage: &dyn Storage, layout: &Layout, remembered: usize) ->
         claims.extend(state.replay(layout, record, is_bad)?);
     }
     let left_out = arrived.values().filter(|there| !**there).count() as u64;
-    let State { map, space, .. } = &mut state;
+    let State { map, space, mapped, .. } = &mut state;
     for (logical, physical) in map.iter() {
         if logical >= layout.logical || physical > layout.physical {
             return Err(corrupt("its map leads to a block that is none"));
         }
         space.refer(physical);
+        *mapped += 1;
     }
     Ok(Loaded { state, checkpoint, next: journal.next, claims, left_out })
 }

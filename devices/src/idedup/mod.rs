@@ -171,8 +171,8 @@ impl Idedup {
             index_writes: index.writes,
             index_torn: index.torn,
             index_dropped: index.dropped,
-            mapped_blocks: state.map.iter().count() as u64,
-            used_blocks: state.space.used(),
+            mapped_blocks: state.mapped.into(),
+            used_blocks: state.space.used().into(),
             free_blocks: state.space.free().into(),
             ..self.core.counters.stats()
         }

@@ -1,6 +1,6 @@
 //! Physical blocks: how many references each has, and which are free.
 
-use super::table::{Table, WORDS};
+use super::table::{PER_PAGE, Table, WORDS};
 
 /// Instead of a number of references: given out, but nothing leads there yet, or nothing any more until that is durable.
 const HELD: u32 = u32::MAX;
@@ -12,6 +12,8 @@ pub(super) struct Space {
     /// Free blocks of each page of the table.
     free: Vec<u32>,
     all_free: u32,
+    /// Blocks that something leads to.
+    used: u32,
     physical: u32,
     /// Where to look next.
     next: u32,
@@ -21,22 +23,29 @@ impl Space {
     /// `physical` free blocks, of which the first is number 1.
     pub(super) fn new(physical: u32) -> Self {
         let pages = (physical as usize).div_ceil(WORDS);
-        let mut free = vec![WORDS as u32; pages];
-        if let (Some(last), rest @ 1..) = (free.last_mut(), physical % WORDS as u32) {
+        let mut free = vec![PER_PAGE; pages];
+        if let (Some(last), rest @ 1..) = (free.last_mut(), physical % PER_PAGE) {
             *last = rest;
         }
-        Self { references: Table::new(physical), free, all_free: physical, physical, next: 0 }
+        Self { references: Table::new(physical), free, all_free: physical, used: 0, physical, next: 0 }
     }
 
-    fn change(&mut self, physical: u32, from_free: bool, to: u32) {
+    /// Changes the number of references of a block, which was `old`.
+    fn change(&mut self, physical: u32, old: u32, new: u32) {
         let at = physical.wrapping_sub(1);
-        self.references.set(at, to);
+        self.references.set(at, new);
         let Some(free) = self.free.get_mut(at as usize / WORDS) else { return };
-        match (from_free, to == 0) {
+        match (old == 0, new == 0) {
             (true, false) => {
                 (*free, self.all_free) = (free.saturating_sub(1), self.all_free.saturating_sub(1))
             }
             (false, true) => (*free, self.all_free) = (*free + 1, self.all_free + 1),
+            _ => {}
+        }
+        let is_used = |count| count != 0 && count != HELD;
+        match (is_used(old), is_used(new)) {
+            (false, true) => self.used += 1,
+            (true, false) => self.used = self.used.saturating_sub(1),
             _ => {}
         }
     }
@@ -58,14 +67,14 @@ impl Space {
     }
 
     /// Blocks that something leads to.
-    pub(super) fn used(&self) -> u64 {
-        self.references.iter().filter(|(_, count)| *count != HELD).count() as u64
+    pub(super) fn used(&self) -> u32 {
+        self.used
     }
 
     /// One more reference, also to a block that has none.
     pub(super) fn refer(&mut self, physical: u32) {
         let count = self.count(physical);
-        self.change(physical, count == 0, if count == HELD { 1 } else { count + 1 });
+        self.change(physical, count, if count == HELD { 1 } else { count + 1 });
     }
 
     /// One reference fewer. Answers whether it was the last; then the block is held until [`release`](Self::release).
@@ -73,11 +82,11 @@ impl Space {
         match self.count(physical) {
             0 | HELD => false,
             1 => {
-                self.change(physical, false, HELD);
+                self.change(physical, 1, HELD);
                 true
             }
             more => {
-                self.change(physical, false, more - 1);
+                self.change(physical, more, more - 1);
                 false
             }
         }
@@ -103,7 +112,7 @@ impl Space {
                 continue;
             }
             if self.references.get(at) == 0 && usable(at + 1) {
-                self.change(at + 1, true, HELD);
+                self.change(at + 1, 0, HELD);
                 self.next = at + 1;
                 return Some(at + 1);
             }
@@ -114,7 +123,7 @@ impl Space {
     /// A block that is held is free.
     pub(super) fn release(&mut self, physical: u32) {
         if self.count(physical) == HELD {
-            self.change(physical, false, 0);
+            self.change(physical, HELD, 0);
         }
     }
 }
@@ -166,7 +175,7 @@ mod tests {
                     },
                 }
                 prop_assert_eq!(space.free() as usize, physical as usize - counts.len() - held.len());
-                prop_assert_eq!(space.used(), counts.len() as u64);
+                prop_assert_eq!(space.used() as usize, counts.len());
                 for block in 1..=physical.min(8) {
                     prop_assert_eq!(space.references(block), counts.get(&block).copied().unwrap_or(0));
                 }

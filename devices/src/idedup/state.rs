@@ -16,6 +16,8 @@ pub(super) struct State {
     /// The generation of physical block p is number p - 1.
     pub(super) generations: Table,
     pub(super) space: Space,
+    /// Logical blocks that lead somewhere.
+    pub(super) mapped: u32,
     /// What the journal has not been told.
     pub(super) pending: Vec<Record>,
     /// Blocks whose last reference has gone since the journal was told.
@@ -30,6 +32,7 @@ impl State {
             map: Table::new(layout.logical),
             generations: Table::new(layout.physical),
             space: Space::new(layout.physical),
+            mapped: 0,
             pending: Vec::new(),
             freed: Vec::new(),
             recent: Lru::new(remembered),
@@ -72,7 +75,11 @@ impl State {
         let old = self.map.get(logical);
         self.map.set(logical, physical);
         if old != 0 {
+            self.mapped -= 1;
             self.leave(old);
+        }
+        if physical != 0 {
+            self.mapped += 1;
         }
     }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use super::page::{self, BLOCK, HEADER, Identity, Kind};
 
 /// Numbers of a page.
-pub(super) const WORDS: usize = (BLOCK - HEADER) / 4;
+pub(super) const PER_PAGE: u32 = 1018;
+pub(super) const WORDS: usize = PER_PAGE as usize;
+const _: () = assert!(HEADER + 4 * WORDS == BLOCK);
 
 /// A table, and which pages of it have changed.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl Table {
         }
         page.get_or_insert_with(|| Box::new([0; WORDS]))[place] = value;
         // There are fewer pages than numbers.
-        self.dirty.insert(at / WORDS as u32);
+        self.dirty.insert(at / PER_PAGE);
     }
 
     /// The numbers that are not zero, with their places.

@@ -61,10 +61,6 @@ fn run(create: &CreateOptions, options: OpenOptions, steps: &[Step]) -> (u64, u6
         match *step {
             Step::Write { sector, sectors, content } => {
                 let range = sector * SECTOR..(sector + sectors) * SECTOR;
-                // The content depends on the block's place in few cases only.
-                for at in range.clone() {
-                    model[at] = 0;
-                }
                 let contents: Vec<Vec<u8>> = (content..content + 3).map(block).collect();
                 for at in range.clone() {
                     model[at] = contents[(at / BLOCK) % 3][at % BLOCK];

@@ -43,7 +43,7 @@ impl Filter {
         let (mut at, step) = (mixed >> 32, mixed & 0xffff_ffff | 1);
         (0..self.hashes).map(move |_| {
             at = at.wrapping_add(step);
-            index((at & 0xffff_ffff) * bits >> 32)
+            index(((at & 0xffff_ffff) * bits) >> 32)
         })
     }
 
