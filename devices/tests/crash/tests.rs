@@ -153,7 +153,7 @@ fn idedup_passes_where_fingerprints_collide() {
 
 #[test]
 fn idedup_passes_where_blocks_are_few_and_checkpoints_many() {
-    try_hard(&Idedup::Tight, effort(2));
+    try_hard(&Idedup::Tight, effort(1));
 }
 
 #[test]
