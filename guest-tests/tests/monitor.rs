@@ -206,6 +206,21 @@ fn every_form_of_writing_is_seen_on_6_12() {
     e2e("every_form_of_writing_is_seen_on_6_12", || every_form_of_writing_is_seen(Flavour::Cloud612));
 }
 
+/// Into the journal, and from there to their places: by the time of the unmount all are there.
+#[test]
+fn journalled_data_is_recognised_at_both_places() {
+    e2e("journalled_data_is_recognised_at_both_places", || {
+        let watched = Watched::new(Flavour::Cloud61);
+        let script = "mount -t ext4 -o data=journal /dev/vda /mnt; writer /mnt 1 2 16; sync; umount /mnt";
+        let (finished, report) = watched.run(Some("writer"), "", script);
+        assert_eq!(finished.marker("WRITER_FILES").unwrap(), "2");
+        watched.disk.check().unwrap();
+        let files = report["files"].as_array().unwrap();
+        let matched: Vec<u64> = files.iter().map(|file| number(&file["matched"])).collect();
+        assert_eq!(matched, [2 * 16, 2 * 16], "{report:#}");
+    });
+}
+
 /// Files that were there before: blocks of the disk are named by who reads them, however much the kernel reads ahead, and
 /// what is written as it was read is a copy.
 #[test]

@@ -8,7 +8,7 @@ mod disk;
 mod lifetimes;
 mod recent;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -174,6 +174,10 @@ struct Inner {
     lifetimes: Lifetimes,
     /// What was read from disks and is nobody's so far.
     unnamed: Unnamed,
+    /// Files whose blocks go through a journal as they are.
+    journalled: HashSet<FileId>,
+    /// Blocks of those that have come to the journal, and will be written to their places.
+    in_journal: Recent<Fingerprint, Place>,
     /// Where in files processes, by their ids, have read what.
     seen: Recent<(u32, Fingerprint), Source>,
     counts: BlockCounts,
@@ -207,6 +211,8 @@ impl BlockIndex {
             metadata: Recent::new(limit),
             lifetimes: Lifetimes::new(),
             unnamed: Unnamed::new(MAX_READ),
+            journalled: HashSet::new(),
+            in_journal: Recent::new(limit),
             seen: Recent::new(MAX_SEEN),
             counts: BlockCounts::default(),
             classes: [0; CLASSES],
@@ -242,6 +248,11 @@ impl BlockIndex {
         inner.files.push(FileSummary { path: path.to_owned(), ..FileSummary::default() });
         inner.paths.push(path.into());
         FileId(inner.files.len() - 1)
+    }
+
+    /// The file system writes what is in this file twice: into its journal first.
+    pub fn journals_data(&self, file: FileId) {
+        self.lock().journalled.insert(file);
     }
 
     /// A process wrote `block` at byte `offset` of `file`. What it wrote there before will not reach the disk; if it had
@@ -593,7 +604,14 @@ impl Inner {
         if let Some(place) = pending {
             let (_, origin) = self.by_place.remove(&place).unwrap_or_default();
             self.remove_content(content, place);
+            if self.journalled.contains(&place.0) {
+                self.in_journal.insert(content, place);
+            }
             let written = Written { content, place, origin, unique: Unique::default(), born: None };
+            self.store((disk, offset), written.clone(), limit);
+            return Some(written);
+        }
+        if let Some(written) = self.leaves_journal(content, (disk, offset)) {
             self.store((disk, offset), written.clone(), limit);
             return Some(written);
         }
@@ -603,6 +621,19 @@ impl Inner {
             self.remove_stored((disk, offset), Death::Overwritten);
         }
         known
+    }
+}
+
+impl Inner {
+    /// The block with this content that is in the journal, if it is written to another address now. It lives on there.
+    fn leaves_journal(&mut self, content: Fingerprint, address: Address) -> Option<Written> {
+        let journal = *self.addresses.get(self.in_journal.get(&content)?)?;
+        let same = self.on_disk.get(&journal).is_some_and(|written| written.content == content);
+        if !same || journal == address || journal.0 != address.0 {
+            return None;
+        }
+        self.in_journal.remove(&content);
+        self.on_disk.remove(&journal)
     }
 }
 

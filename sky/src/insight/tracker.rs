@@ -297,6 +297,9 @@ impl Inner {
                 let path = guest.path(file);
                 let id = self.files.follows(&path).then(|| self.index.add_file(&path));
                 if let Some(id) = id {
+                    if guest.linux.journals_data(guest.view, file).unwrap_or(false) {
+                        self.index.journals_data(id);
+                    }
                     self.index.resized(id, file.size);
                 }
                 self.files.add(id, path, file);

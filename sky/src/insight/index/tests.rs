@@ -34,6 +34,29 @@ fn a_written_block_is_recognised_once_and_wherever_it_lands() {
     assert_eq!(disk.classify_read(0).class, IoClass::Unknown);
 }
 
+/// Into the journal, and to its place; what others write of the same content is still theirs.
+#[test]
+fn a_journalled_block_is_recognised_twice() {
+    let (index, disk) = tables(100);
+    let file = index.add_file("/a");
+    index.journals_data(file);
+    index.wrote_block(file, 0, &block(1), &Arc::default());
+    assert_eq!(index.disk(1).classify_write(0, &block(2)).class, IoClass::Unknown);
+    assert_eq!(disk.classify_write(4096, &block(1)).class, IoClass::Data, "in the journal");
+    assert_eq!(index.disk(1).classify_write(0, &block(1)).class, IoClass::Unknown, "on another disk");
+    assert_eq!(disk.classify_write(8192, &block(1)).class, IoClass::Data, "at its place");
+    assert_eq!(disk.classify_write(12288, &block(1)).class, IoClass::Unknown, "somebody else's");
+    assert_eq!(disk.classify_read(4096).class, IoClass::Unknown, "the journal has done with it");
+    assert_eq!(disk.classify_read(8192).class, IoClass::Data);
+    let ended: u64 = index.lifetimes().iter().map(|class| class.overwritten).sum();
+    assert_eq!(ended, 0, "it lives on");
+    // What is gone before it comes to its place is not known there.
+    index.wrote_block(file, 4096, &block(3), &Arc::default());
+    disk.classify_write(16384, &block(3));
+    index.deleted(file);
+    assert_eq!(disk.classify_write(20480, &block(3)).class, IoClass::Unknown);
+}
+
 #[test]
 fn a_rewritten_block_is_no_longer_expected() {
     let (index, disk) = tables(100);
