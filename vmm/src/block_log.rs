@@ -104,14 +104,13 @@ impl BlockLog {
 }
 
 /// A classifier whose answers are noted.
-#[derive(Debug)]
-struct Logged<C: ?Sized> {
+struct Logged {
     log: Arc<BlockLog>,
     disk: u16,
-    inner: Arc<C>,
+    inner: Arc<dyn Classifier>,
 }
 
-impl<C: Classifier + ?Sized> Classifier for Logged<C> {
+impl Classifier for Logged {
     fn classify_write(&self, offset: u64, block: &[u8]) -> IoTag {
         let tag = self.inner.classify_write(offset, block);
         self.log.note("write", self.disk, offset, Some(block.len()), &tag);
