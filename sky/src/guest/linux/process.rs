@@ -27,6 +27,8 @@ pub struct Process {
 pub struct Thread {
     /// Its `task_struct`.
     pub task: Gva,
+    /// Process id in the initial namespace.
+    pub pid: u32,
     /// Thread id in the initial namespace.
     pub tid: u32,
     /// Number of its address space; 0 for a thread of the kernel.
@@ -180,6 +182,7 @@ impl Linux {
         let mm = Gva(view.read_u64(task.offset(self.task_mm))?);
         Ok(Thread {
             task,
+            pid: self.pid(view, task)?,
             tid: self.tid(view, task)?,
             ctx_id: if mm.0 == 0 { 0 } else { view.read_u64(mm.offset(self.mm_ctx_id))? },
             stack: Gva(view.read_u64(task.offset(self.task_stack))?),

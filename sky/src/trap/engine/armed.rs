@@ -139,7 +139,8 @@ impl Armed {
             let mut state = self.lock();
             state.ending = false;
             state.swept = Instant::now();
-            (state.next_call, state.spaces.monitored().map(|(ctx_id, _)| ctx_id).collect::<Vec<_>>())
+            let spaces = state.spaces.monitored().map(|(ctx_id, process)| (ctx_id, process.pid));
+            (state.next_call, spaces.collect::<Vec<_>>())
         };
         // A list that changes while it is walked may end in an error: then nothing is forgotten this time.
         let Ok(threads) = self.linux.threads(&view, self.first_task) else { return };
@@ -149,9 +150,14 @@ impl Armed {
         let mut gone = state.calls.drain(|stack_top, pending| {
             pending.id.0 <= before && alive.get(&stack_top).is_none_or(|&ctx_id| ctx_id == 0)
         });
-        let in_use: BTreeSet<u64> = alive.into_values().collect();
+        let living = threads.iter().filter(|thread| thread.ctx_id != 0);
+        let (in_use, processes): (BTreeSet<u64>, BTreeSet<u32>) =
+            living.map(|thread| (thread.ctx_id, thread.pid)).unzip();
         let mut pids = Vec::new();
-        for ctx_id in spaces.into_iter().filter(|ctx_id| !in_use.contains(ctx_id)) {
+        // A process that lives without its address space is inside execve, or has just come back from it: its call is
+        // still to return, its children are still wanted, and its next call tells what it has become.
+        let ended = |(ctx_id, pid): &(u64, u32)| !in_use.contains(ctx_id) && !processes.contains(pid);
+        for (ctx_id, _) in spaces.into_iter().filter(ended) {
             if let Some((pid, calls)) = state.forget_space(ctx_id) {
                 pids.push(pid);
                 gone.extend(calls);

@@ -385,3 +385,31 @@ fn an_execve_to_the_place_that_it_came_from_has_returned() {
         assert_eq!(fake.log().last(), Some(&returned));
     }
 }
+
+/// It has its new address space already when somebody looks for what was killed: while it waits for the disk, and once
+/// more before the new program makes its first call.
+#[test]
+fn an_execve_on_its_way_is_not_the_end_of_its_process() {
+    for combination in COMBINATIONS {
+        let rules = "[[process]]\nexecutable = 'writer'\nchildren = true\n";
+        let mut fake = guest(Setup { rules, wants: &[59], ..Setup::of(combination) });
+        fake.switch(0, WRITER);
+        fake.call(0, 59, [0; 6]);
+        fake.executes(0, WRITER, "cat");
+        fake.switch(0, INIT);
+        fake.cpus[0].vcpu.sweep();
+        assert_eq!(fake.report().outstanding, 1);
+        fake.switch(0, WRITER);
+        assert_eq!(fake.finish(0, 0), Ran::User);
+        let returned = Event::Returned { id: 1, outcome: crate::syscall::Outcome::Returned(0) };
+        assert_eq!(fake.log().last(), Some(&returned));
+        fake.switch(0, INIT);
+        fake.cpus[0].vcpu.sweep();
+        fake.switch(0, WRITER);
+        fake.call(0, GETPID, [0; 6]);
+        let pid = fake.tasks[WRITER].pid;
+        assert!(fake.watches(0), "it is of the family that is wanted");
+        assert_eq!(fake.log().last(), Some(&Event::Begins(pid)));
+        assert!(!fake.log().contains(&Event::Ends(pid)));
+    }
+}

@@ -28,10 +28,14 @@ enum Step {
     Switch(usize, usize),
     Enter(usize, u64),
     Return(usize, i64),
+    /// Inside execve: the address space is another from here on, that of a writer or not.
+    Executes(usize, bool),
     /// A handler runs first. The call is made again if there is no result.
     Signal(usize, Option<i64>),
     Handled(usize),
     Ud2(usize),
+    /// Somebody looks for what was killed.
+    Sweep(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -45,9 +49,11 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..2usize, 0..4usize).prop_map(|(cpu, slot)| Step::Switch(cpu, slot)),
         6 => (0..2usize, call).prop_map(|(cpu, number)| Step::Enter(cpu, number)),
         5 => (0..2usize, result.clone()).prop_map(|(cpu, result)| Step::Return(cpu, result)),
+        2 => (0..2usize, any::<bool>()).prop_map(|(cpu, writer)| Step::Executes(cpu, writer)),
         2 => (0..2usize, proptest::option::of(result)).prop_map(|(cpu, result)| Step::Signal(cpu, result)),
         2 => (0..2usize).prop_map(Step::Handled),
         1 => (0..2usize).prop_map(Step::Ud2),
+        1 => (0..2usize).prop_map(Step::Sweep),
     ]
 }
 
@@ -126,13 +132,11 @@ impl Model {
         }
     }
 
-    /// What is no longer alive is found to be gone; `alive` are threads and their address spaces.
-    fn swept(&mut self, alive: &[(usize, u64)]) {
+    /// What is no longer alive is found to be gone; `alive` are threads and their processes.
+    fn swept(&mut self, alive: &[(usize, u32)]) {
         self.abandon(|slot, _| !alive.iter().any(|&(other, _)| other == slot));
-        for (&ctx_id, process) in &mut self.known {
-            if !alive.iter().any(|&(_, other)| other == ctx_id)
-                && let Some(pid) = process.take()
-            {
+        for process in self.known.values_mut() {
+            if let Some(pid) = process.take_if(|pid| !alive.iter().any(|&(_, other)| other == *pid)) {
                 self.events.push(Event::Ends(pid));
             }
         }
@@ -158,8 +162,10 @@ fn sorted(events: &[Event]) -> Vec<Event> {
 struct World {
     fake: Fake,
     model: Model,
-    /// Number of the call that each thread is in, and how many handlers run.
+    /// Number of the call that each thread is in, whether that is an execve with its new address space, and how many
+    /// handlers run.
     calls: [u64; SLOTS],
+    executed: [bool; SLOTS],
     handlers: [u32; SLOTS],
     writers: [bool; SLOTS],
 }
@@ -171,7 +177,14 @@ impl World {
         fake.thread(2, 1);
         let init = fake.tasks[INIT].ctx_id;
         let model = Model { loaded: [init; 2], known: BTreeMap::from([(init, None)]), ..Model::default() };
-        Self { fake, model, calls: [0; SLOTS], handlers: [0; SLOTS], writers: [true; SLOTS] }
+        Self {
+            fake,
+            model,
+            calls: [0; SLOTS],
+            executed: [false; SLOTS],
+            handlers: [0; SLOTS],
+            writers: [true; SLOTS],
+        }
     }
 
     fn switch(&mut self, cpu: usize, slot: usize) {
@@ -182,6 +195,7 @@ impl World {
     /// A thread is no more; a CPU that ran it idles.
     fn dies(&mut self, slot: usize) {
         self.fake.kill(slot);
+        self.executed[slot] = false;
         self.handlers[slot] = 0;
         for cpu in 0..2 {
             if self.fake.cpus[cpu].thread == slot {
@@ -210,14 +224,18 @@ impl World {
             EXIT_GROUP => {
                 let others = self.siblings(slot);
                 others.into_iter().chain([slot]).for_each(|slot| self.dies(slot));
-                self.fake.cpus[cpu].vcpu.sweep();
-                let tasks = self.fake.tasks.iter().enumerate();
-                let alive: Vec<(usize, u64)> =
-                    tasks.filter(|(_, task)| task.alive).map(|(slot, task)| (slot, task.ctx_id)).collect();
-                self.model.swept(&alive);
+                self.sweep(cpu);
             }
             _ => {}
         }
+    }
+
+    fn sweep(&mut self, cpu: usize) {
+        self.fake.cpus[cpu].vcpu.sweep();
+        let tasks = self.fake.tasks.iter().enumerate();
+        let alive: Vec<(usize, u32)> =
+            tasks.filter(|(_, task)| task.alive).map(|(slot, task)| (slot, task.pid)).collect();
+        self.model.swept(&alive);
     }
 
     fn returns(&mut self, cpu: usize, result: i64) {
@@ -231,14 +249,7 @@ impl World {
                 self.handlers[CHILD] = 0;
                 i64::from(self.fake.tasks[CHILD].pid)
             }
-            EXECVE if slot == leader => {
-                self.siblings(slot).into_iter().for_each(|slot| self.dies(slot));
-                self.writers[leader] = result % 2 == 0;
-                self.fake.executes(cpu, slot, if result % 2 == 0 { "writer" } else { "sh" });
-                self.model.load(cpu, self.fake.tasks[slot].ctx_id);
-                self.handlers[slot] = 0;
-                0
-            }
+            EXECVE if std::mem::take(&mut self.executed[slot]) => 0,
             FORK | EXECVE => -11,
             _ => result,
         };
@@ -248,13 +259,25 @@ impl World {
         assert_eq!((user.rax.cast_signed(), user.rbx), (result, slot as u64 * 0x100 + 1));
     }
 
+    fn executes(&mut self, cpu: usize, writer: bool) {
+        let slot = self.fake.cpus[cpu].thread;
+        self.siblings(slot).into_iter().for_each(|slot| self.dies(slot));
+        self.writers[slot] = writer;
+        self.fake.executes(cpu, slot, if writer { "writer" } else { "sh" });
+        self.model.load(cpu, self.fake.tasks[slot].ctx_id);
+        self.handlers[slot] = 0;
+        self.executed[slot] = true;
+    }
+
     fn step(&mut self, step: Step) {
         let (Step::Switch(cpu, _)
         | Step::Enter(cpu, _)
         | Step::Return(cpu, _)
+        | Step::Executes(cpu, _)
         | Step::Signal(cpu, _)
         | Step::Handled(cpu)
-        | Step::Ud2(cpu)) = step;
+        | Step::Ud2(cpu)
+        | Step::Sweep(cpu)) = step;
         let slot = self.fake.cpus[cpu].thread;
         let in_call = self.fake.tasks[slot].in_call;
         let in_user_mode = slot != INIT && !in_call;
@@ -266,6 +289,15 @@ impl World {
             }
             Step::Enter(_, number) if in_user_mode => self.enter(cpu, number),
             Step::Return(_, result) if in_call => self.returns(cpu, result),
+            Step::Sweep(_) => self.sweep(cpu),
+            Step::Executes(_, writer)
+                if in_call
+                    && self.calls[slot] == EXECVE
+                    && !self.executed[slot]
+                    && self.fake.tasks[slot].leader == slot =>
+            {
+                self.executes(cpu, writer);
+            }
             Step::Signal(_, result) if in_call && ![FORK, EXECVE].contains(&self.calls[slot]) => {
                 self.model.returned(slot, result.map_or(Outcome::Restarts, Outcome::Returned));
                 assert_eq!(self.fake.signal(cpu, result), Ran::User);
