@@ -4,9 +4,9 @@
 //!   guest ──virtio──▶ virtio::blk ──(asks)──▶ io_class::Classifier
 //!                         │
 //!                         ▼  request + one IoTag per 4 KiB block
-//!                  block::BlockDevice            raw file, memory, selfie, idedup, ...
+//!                  block::BlockDevice            what every layer is: layers::Stack puts them together
 //!                         │
-//!                    icache::ICache               a fast tier before any of them
+//!           icache ──▶ idedup ──▶ image          a fast tier, equal blocks once, raw file or selfie
 //! ```
 //!
 //! This crate knows no KVM: it is built and tested anywhere.
@@ -16,6 +16,7 @@ pub mod icache;
 pub mod idedup;
 pub mod image;
 pub mod io_class;
+pub mod layers;
 pub mod policy;
 pub mod selfie;
 pub mod virtio;

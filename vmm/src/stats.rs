@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use sky_devices::layers::LayerStats;
 use sky_devices::virtio::blk::StatsSnapshot;
 
 use crate::exit::ExitReason;
@@ -62,4 +63,7 @@ pub struct DiskStats {
     /// What its device counted.
     #[serde(flatten)]
     pub counters: StatsSnapshot,
+    /// What its layers have done.
+    #[serde(skip_serializing_if = "LayerStats::is_empty")]
+    pub layers: LayerStats,
 }

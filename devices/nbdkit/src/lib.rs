@@ -1,10 +1,10 @@
-//! A plugin for nbdkit that serves an image of `sky-devices` to any NBD client.
+//! A plugin for nbdkit that serves a disk of `sky-devices`, an image and its layers, to any NBD client.
 //!
 //! ```text
-//!   client ──NBD──▶ nbdkit (TLS, filters, access control) ──▶ Connection ──▶ the one open image
+//!   client ──NBD──▶ nbdkit (TLS, filters, access control) ──▶ Connection ──▶ the one open disk
 //! ```
 //!
-//! The image is opened once, when nbdkit is ready to serve, and closed when it ends. All connections share it, so a
+//! The disk is opened once, when nbdkit is ready to serve, and closed when it ends. All connections share it, so a
 //! flush on one covers the writes of all (what NBD calls multi-conn), and requests run in as many threads as nbdkit
 //! likes. The parameters are described by `nbdkit libnbdkit_sky_plugin.so --help`.
 //!
@@ -75,12 +75,12 @@ impl Server for Connection {
     }
 
     fn get_size(&self) -> Result<i64> {
-        let size = disk::with(|image| Ok(image.size()))?;
+        let size = disk::with(|disk| Ok(disk.size()))?;
         i64::try_from(size).map_err(|_| nbdkit::Error::new(libc::EFBIG, "the disk is too large for NBD"))
     }
 
     fn can_write(&self) -> Result<bool> {
-        disk::with(|image| Ok(!self.read_only && !image.geometry().read_only))
+        disk::with(|disk| Ok(!self.read_only && !disk.geometry().read_only))
     }
 
     fn can_flush(&self) -> Result<bool> {
@@ -113,30 +113,30 @@ impl Server for Connection {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        disk::with(|image| image.read(offset, buffer, &[]).map_err(to_nbd))
+        disk::with(|disk| disk.read(offset, buffer, &[]).map_err(to_nbd))
     }
 
     fn write_at(&self, data: &[u8], offset: u64, _flags: Flags) -> Result<()> {
-        disk::with(|image| image.write(offset, data, &[]).map_err(to_nbd))
+        disk::with(|disk| disk.write(offset, data, &[]).map_err(to_nbd))
     }
 
     fn flush(&self) -> Result<()> {
-        disk::with(|image| image.flush().map_err(to_nbd))
+        disk::with(|disk| disk.flush().map_err(to_nbd))
     }
 
     fn trim(&self, count: u32, offset: u64, _flags: Flags) -> Result<()> {
-        disk::with(|image| image.discard(offset, count.into()).map_err(to_nbd))
+        disk::with(|disk| disk.discard(offset, count.into()).map_err(to_nbd))
     }
 
     fn zero(&self, count: u32, offset: u64, flags: Flags) -> Result<()> {
         let unmap = flags.contains(Flags::MAY_TRIM);
-        disk::with(|image| image.write_zeroes(offset, count.into(), unmap).map_err(to_nbd))
+        disk::with(|disk| disk.write_zeroes(offset, count.into(), unmap).map_err(to_nbd))
     }
 
     fn extents(&self, count: u32, offset: u64, flags: Flags, extents: &mut ExtentHandle) -> Result<()> {
         let one = flags.contains(Flags::REQ_ONE);
         let mut report = |offset, length, kind| extents.add(offset, length, kind);
-        disk::with(|image| disk::extents(image, (offset, count.into()), one, &mut report))
+        disk::with(|disk| disk::extents(disk, (offset, count.into()), one, &mut report))
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use nbdkit::Result;
 use sky_devices::block::Cache;
 use sky_devices::image::{BackingPolicy, Format, ImageSpec};
+use sky_devices::layers::{LayerKeys, StackSpec};
 
-use crate::errors::invalid;
+use crate::errors::{invalid, to_nbd};
 
 /// What `nbdkit --help` says of the parameters.
 pub(crate) const HELP: &str = "\
@@ -16,7 +17,13 @@ pub(crate) const HELP: &str = "\
 format=raw|selfie|qcow2       (required) Its format, which is never guessed. qcow2 needs readonly=true.
 readonly=BOOL                 Refuse changes, and share the image with other readers.
 backing=BOOL                  Open the backing images that it names.
-cache=direct|buffered         Bypass the host's page cache, or use it. Selfie images bypass it if not told.
+direct=BOOL                   Bypass the host's page cache, or use it. Selfie images bypass it if not told.
+layers=cache|dedup|cache+dedup  What is above the image.
+cache=PATH                    The fast tier of the cache: a file or block device of its own.
+cache-size=SIZE               Its size, if it is to be made.
+cache-mode=through|back|around  What a write does.
+cache-classes=PATH            Its classes, in a file as OpenCAS has them (ioclass.csv).
+dedup-memory=SIZE             Memory for the index of a deduplicated disk.
 grace=SECONDS                 How long clients may stay after a signal to end. nbdkit waits for them without.";
 
 #[derive(Debug)]
@@ -27,6 +34,7 @@ struct Given {
     cache: Option<Cache>,
     backing: BackingPolicy,
     grace: Option<Duration>,
+    layers: Option<LayerKeys>,
 }
 
 static GIVEN: Mutex<Given> = Mutex::new(Given {
@@ -36,6 +44,7 @@ static GIVEN: Mutex<Given> = Mutex::new(Given {
     cache: None,
     backing: BackingPolicy::Refuse,
     grace: None,
+    layers: None,
 });
 
 fn given() -> MutexGuard<'static, Given> {
@@ -55,14 +64,22 @@ pub(crate) fn set(key: &str, value: &str) -> Result<()> {
         ("readonly", value) => given.read_only = nbdkit::parse_bool(value)?,
         ("backing", value) if nbdkit::parse_bool(value)? => given.backing = BackingPolicy::Open,
         ("backing", _) => given.backing = BackingPolicy::Refuse,
-        ("cache", "direct") => given.cache = Some(Cache::Direct),
-        ("cache", "buffered") => given.cache = Some(Cache::Buffered),
+        ("direct", value) if nbdkit::parse_bool(value)? => given.cache = Some(Cache::Direct),
+        ("direct", _) => given.cache = Some(Cache::Buffered),
         ("grace", seconds) => match seconds.parse() {
             Ok(seconds) => given.grace = Some(Duration::from_secs(seconds)),
             Err(_) => return Err(invalid(format!("grace={seconds}: not a number of seconds"))),
         },
-        ("cache", other) => return Err(invalid(format!("cache={other}: neither direct nor buffered"))),
-        (other, _) => return Err(invalid(format!("there is no parameter {other}"))),
+        (key, value) => {
+            if !given
+                .layers
+                .get_or_insert_default()
+                .set(key, value)
+                .map_err(|error| invalid(error.to_string()))?
+            {
+                return Err(invalid(format!("there is no parameter {key}")));
+            }
+        }
     }
     Ok(())
 }
@@ -72,7 +89,10 @@ pub(crate) fn set(key: &str, value: &str) -> Result<()> {
 /// # Errors
 /// The image or its format was not named, or there is no such image.
 pub(crate) fn check() -> Result<()> {
-    let ImageSpec { path, .. } = get()?;
+    if let Some(layers) = &given().layers {
+        layers.check().map_err(|error| invalid(error.to_string()))?;
+    }
+    let StackSpec { image: ImageSpec { path, .. }, .. } = get()?;
     match std::fs::metadata(&path) {
         Ok(_) => Ok(()),
         Err(error) => Err(nbdkit::Error::new(libc::ENOENT, format!("{}: {error}", path.display()))),
@@ -83,13 +103,15 @@ pub(crate) fn check() -> Result<()> {
 ///
 /// # Errors
 /// One that is required is missing.
-pub(crate) fn get() -> Result<ImageSpec> {
+pub(crate) fn get() -> Result<StackSpec> {
     let given = given();
     let path = given.path.clone().ok_or_else(|| invalid("say which image to serve: file=PATH"))?;
     let format =
         given.format.ok_or_else(|| invalid("say which format the image has: format=raw or format=selfie"))?;
     let &Given { read_only, cache, backing, .. } = &*given;
-    Ok(ImageSpec { read_only, cache, backing, ..ImageSpec::new(path, format) })
+    let image = ImageSpec { read_only, cache, backing, ..ImageSpec::new(path, format) };
+    let keys = given.layers.clone().unwrap_or_default().absolute()?;
+    Ok(StackSpec { image, layers: keys.build().map_err(to_nbd)? })
 }
 
 /// How long clients may stay after a signal to end; as long as they like if nobody said.

@@ -48,7 +48,7 @@ mod writeback;
 
 pub use create::create;
 pub use options::{Mode, OpenOptions};
-pub use stats::{ClassStats, Stats};
+pub use stats::{Cached, ClassStats, Stats};
 
 use format::{LINE_U64, Layout, Superblock};
 use lines::{Line, Lines, Mark};
@@ -136,6 +136,12 @@ impl ICache {
         create::write_superblock(&*self.fast, &mut superblock)
     }
 
+    /// The classes and what they may hold.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        lock(&self.state).policy.clone()
+    }
+
     /// Takes another policy. Lines stay; those of classes that it does not have are unclassified, and classes that now
     /// hold too many give them as others come.
     pub fn set_policy(&self, policy: Policy) {
@@ -168,6 +174,17 @@ impl ICache {
         }
         lock(&self.state).lines.forget_ghosts();
         Ok(())
+    }
+
+    /// The blocks that are held now, in no order.
+    #[must_use]
+    pub fn cached(&self) -> Vec<Cached> {
+        let state = lock(&self.state);
+        let held = |line| {
+            let offset = u64::from(state.lines.block(line)?) * LINE_U64;
+            Some(Cached { offset, class: state.lines.class(line), dirty: state.lines.has(line, Mark::Dirty) })
+        };
+        (0..self.layout.lines).filter_map(held).collect()
     }
 
     /// What the cache has done, and what it holds.

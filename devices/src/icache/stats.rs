@@ -1,9 +1,11 @@
 //! What a cache has done.
 
+use serde::Serialize;
+
 use crate::policy::ClassId;
 
 /// What happened to the blocks of a class since the cache was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ClassStats {
     /// Blocks that were read from the fast tier.
     pub hits: u64,
@@ -34,4 +36,15 @@ pub struct Stats {
     pub lost_reads: u64,
     /// The journal can not be written: nothing is brought in any more.
     pub failed: bool,
+}
+
+/// A block that a cache holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cached {
+    /// Where it is on the disk, in bytes.
+    pub offset: u64,
+    /// Its class.
+    pub class: ClassId,
+    /// The slow tier holds something older.
+    pub dirty: bool,
 }

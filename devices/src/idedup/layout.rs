@@ -179,10 +179,9 @@ pub fn create(storage: &dyn Storage, options: &CreateOptions) -> Result<()> {
         Layout::new(identity, options.verify, options.size, physical, options.journal / B)
     };
     let growable = storage.properties().growable;
-    let blocks = options.size.div_ceil(B);
     let layout = match options.capacity {
         Some(bytes) => layout(bytes / B)?,
-        None if growable => layout((blocks + blocks / 64 + 1024).min(MAX_BLOCKS))?,
+        None if growable => layout(usual_capacity(options.size))?,
         None => {
             let most = largest(&layout, storage.size())?;
             layout(most)?
@@ -203,6 +202,21 @@ pub fn create(storage: &dyn Storage, options: &CreateOptions) -> Result<()> {
     storage.write(0, &layout.superblock())?;
     storage.write(B, &layout.superblock())?;
     storage.sync()
+}
+
+/// Blocks that a full disk of unlike blocks takes, with room to overwrite it.
+fn usual_capacity(size: u64) -> u64 {
+    let blocks = size.div_ceil(B);
+    (blocks + blocks / 64 + 1024).min(MAX_BLOCKS)
+}
+
+/// Bytes of the image that [`create`] makes on a growable storage.
+///
+/// # Errors
+/// [`ErrorKind::BadSize`] or [`ErrorKind::Invalid`] for a disk that cannot be.
+pub fn size_of_image(options: &CreateOptions) -> Result<u64> {
+    let physical = options.capacity.map_or_else(|| usual_capacity(options.size), |bytes| bytes / B);
+    Ok(Layout::new(Identity(0), options.verify, options.size, physical, options.journal / B)?.end)
 }
 
 /// The most physical blocks for which there is room in `room` bytes.

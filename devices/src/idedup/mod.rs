@@ -47,7 +47,7 @@ mod table;
 mod write;
 
 pub use check::{CheckReport, check};
-pub use layout::create;
+pub use layout::{create, size_of_image};
 pub use options::{CreateOptions, Hints, OpenOptions, Unique, Verify};
 pub use stats::Stats;
 

@@ -7,6 +7,7 @@ mod compare;
 mod convert;
 mod errors;
 mod harness;
+mod layers;
 mod map;
 mod qcow2;
 mod raw;

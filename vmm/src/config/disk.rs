@@ -1,15 +1,31 @@
-//! A disk as the user describes it: `path=FILE,format=selfie,readonly=on,serial=NAME,queues=N`.
+//! A disk as the user describes it: `path=FILE,format=selfie,readonly=on,serial=NAME,queues=N,layers=cache`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use sky_devices::block::Cache;
 use sky_devices::image::{BackingPolicy, Format, ImageSpec};
+use sky_devices::layers::{LayerError, LayerKeys};
 
 use super::{ConfigError, Result, keys};
 
 const PLACE: &str = "--disk";
-const KNOWN: &[&str] = &["path", "format", "readonly", "cache", "backing", "serial", "queues"];
+/// Those of the layers at the end.
+const KNOWN: &[&str] = &[
+    "path",
+    "format",
+    "readonly",
+    "direct",
+    "backing",
+    "serial",
+    "queues",
+    "layers",
+    "cache",
+    "cache-size",
+    "cache-mode",
+    "cache-classes",
+    "dedup-memory",
+];
 /// What a virtio-blk device can report as its serial number.
 const MAX_SERIAL: usize = 20;
 const MAX_QUEUES: u16 = 16;
@@ -19,6 +35,8 @@ const MAX_QUEUES: u16 = 16;
 pub struct DiskSpec {
     /// The file or block device that holds it, and how it is opened.
     pub image: ImageSpec,
+    /// What is above the image.
+    pub layers: LayerKeys,
     /// Serial number that the guest sees, at most 20 bytes.
     pub serial: Option<String>,
     /// Number of request queues.
@@ -46,7 +64,9 @@ impl DiskSpec {
     pub(super) fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>, place: &str) -> Result<Self> {
         let mut seen = vec![];
         let mut path = None;
-        let mut spec = Self { image: ImageSpec::new("", Format::Raw), serial: None, queues: 1 };
+        let image = ImageSpec::new("", Format::Raw);
+        let mut spec = Self { image, layers: LayerKeys::default(), serial: None, queues: 1 };
+        let of_layers = |error| ConfigError::Layers { place: place.to_owned(), error };
         for (key, value) in pairs {
             let wrong = |key, expected| ConfigError::Value {
                 key,
@@ -63,11 +83,10 @@ impl DiskSpec {
                 "readonly" => {
                     spec.image.read_only = on(&value).ok_or_else(|| wrong("readonly", "write on or off"))?;
                 }
-                "cache" => match value.as_str() {
-                    "direct" => spec.image.cache = Some(Cache::Direct),
-                    "buffered" => spec.image.cache = Some(Cache::Buffered),
-                    _ => return Err(wrong("cache", "write direct or buffered")),
-                },
+                "direct" => {
+                    let direct = on(&value).ok_or_else(|| wrong("direct", "write on or off"))?;
+                    spec.image.cache = Some(if direct { Cache::Direct } else { Cache::Buffered });
+                }
                 "backing" => {
                     spec.image.backing = match on(&value) {
                         Some(true) => BackingPolicy::Open,
@@ -86,13 +105,21 @@ impl DiskSpec {
                         .filter(|queues| (1..=MAX_QUEUES).contains(queues))
                         .ok_or_else(|| wrong("queues", "a number from 1 to 16"))?;
                 }
-                _ => return Err(keys::unknown(&key, place, KNOWN)),
+                _ => match spec.layers.set(&key, &value) {
+                    Ok(true) => {}
+                    Ok(false) => return Err(keys::unknown(&key, place, KNOWN)),
+                    Err(LayerError::Value { key, value, expected }) => {
+                        return Err(ConfigError::Value { key, value, place: place.to_owned(), expected });
+                    }
+                    Err(error) => return Err(of_layers(error)),
+                },
             }
             if seen.contains(&key) {
                 return Err(ConfigError::DuplicateKey { key, place: place.to_owned() });
             }
             seen.push(key);
         }
+        spec.layers.check().map_err(of_layers)?;
         spec.image.path = path.ok_or(ConfigError::DiskWithoutPath)?;
         Ok(spec)
     }
@@ -126,21 +153,23 @@ mod tests {
 
     #[test]
     fn everything_at_once() {
-        let text =
-            "path=/tmp/a,,b.img,format=selfie,readonly=on,cache=buffered,backing=on,serial=root,queues=4";
+        let text = "path=/tmp/a,,b.img,format=selfie,readonly=on,direct=off,backing=on,serial=root,queues=4,layers=dedup";
         let image = ImageSpec {
             read_only: true,
             cache: Some(Cache::Buffered),
             backing: BackingPolicy::Open,
             ..ImageSpec::new("/tmp/a,b.img", Format::Selfie)
         };
-        assert_eq!(text.parse(), Ok(DiskSpec { image, serial: Some("root".into()), queues: 4 }));
+        let mut layers = LayerKeys::default();
+        layers.set("layers", "dedup").unwrap();
+        assert_eq!(text.parse(), Ok(DiskSpec { image, layers, serial: Some("root".into()), queues: 4 }));
     }
 
     #[test]
     fn only_the_path_is_needed() {
         let spec: DiskSpec = "path=x".parse().unwrap();
-        assert_eq!(spec, DiskSpec { image: ImageSpec::new("x", Format::Raw), serial: None, queues: 1 });
+        let image = ImageSpec::new("x", Format::Raw);
+        assert_eq!(spec, DiskSpec { image, layers: LayerKeys::default(), serial: None, queues: 1 });
         for text in ["readonly=on", "path="] {
             assert_eq!(text.parse::<DiskSpec>(), Err(ConfigError::DiskWithoutPath));
         }
@@ -153,7 +182,13 @@ mod tests {
             ("/tmp/x", "`/tmp/x` in --disk is not of the form KEY=VALUE"),
             ("path=x,path=y", "key `path` appears twice in --disk"),
             ("path=x,format=vdi", "`vdi` is no value for key `format` in --disk: write raw, selfie or qcow2"),
-            ("path=x,cache=none", "`none` is no value for key `cache` in --disk: write direct or buffered"),
+            ("path=x,direct=none", "`none` is no value for key `direct` in --disk: write on or off"),
+            (
+                "path=x,layers=none",
+                "`none` is no value for key `layers` in --disk: write cache, dedup or cache+dedup",
+            ),
+            ("path=x,cache=direct", "--disk: key `cache` needs `layers=cache`"),
+            ("path=x,cache-sise=1G", "unknown key `cache-sise` in --disk (did you mean `cache-size`?)"),
             ("path=x,backing=b", "`b` is no value for key `backing` in --disk: write on or off"),
             ("path=x,readonly=maybe", "`maybe` is no value for key `readonly` in --disk: write on or off"),
             ("path=x,queues=0", "`0` is no value for key `queues` in --disk: a number from 1 to 16"),
@@ -162,6 +197,11 @@ mod tests {
             assert_eq!(text.parse::<DiskSpec>().unwrap_err().to_string(), message);
         }
         assert!("path=x,serial=123456789012345678901".parse::<DiskSpec>().is_err());
+    }
+
+    #[test]
+    fn keys_of_layers_are_suggested() {
+        assert_eq!(KNOWN[KNOWN.len() - LayerKeys::KEYS.len()..], LayerKeys::KEYS);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use sky_devices::layers::LayerError;
+
 use super::size::format_size;
 
 /// Result of reading or checking a configuration.
@@ -111,6 +113,14 @@ pub enum ConfigError {
         place: String,
         /// What would be right.
         expected: &'static str,
+    },
+    /// Layers of a disk that do not go together.
+    #[error("{place}: {error}")]
+    Layers {
+        /// Where it was written.
+        place: String,
+        /// What is wrong.
+        error: LayerError,
     },
     /// A disk without a file.
     #[error("a disk needs a path: --disk path=FILE")]

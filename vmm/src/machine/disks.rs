@@ -1,10 +1,10 @@
-//! The guest's disks: files behind virtio-blk behind registers, wired to KVM.
+//! The guest's disks: images with their layers behind virtio-blk behind registers, wired to KVM.
 
 use std::sync::Arc;
 
 use kvm_ioctls::{IoEventAddress, VmFd};
 use sky_devices::block::{BlockDevice, Error as BlockError, ErrorKind, Operation};
-use sky_devices::image::Image;
+use sky_devices::layers::{LayerStats, Stack, StackSpec};
 use sky_devices::virtio::blk::{Blk, BlkSpec, Stats};
 use sky_devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET, REGION_SIZE};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
@@ -22,7 +22,7 @@ const QUEUE_SIZE: u16 = 256;
 #[derive(Debug)]
 pub(super) struct Disk {
     pub(super) path: String,
-    image: Arc<Image>,
+    stack: Arc<Stack>,
     spec: DiskSpec,
 }
 
@@ -31,17 +31,23 @@ pub(super) fn open(specs: &[DiskSpec]) -> Result<Vec<Disk>> {
     specs
         .iter()
         .map(|spec| {
-            let image = Arc::new(Image::open(&spec.image)?);
-            Ok(Disk { path: spec.image.path.display().to_string(), image, spec: spec.clone() })
+            let layers = spec.layers.build()?;
+            let stack = Arc::new(Stack::open(&StackSpec { image: spec.image.clone(), layers })?);
+            Ok(Disk { path: spec.image.path.display().to_string(), stack, spec: spec.clone() })
         })
         .collect()
 }
 
 impl Disk {
-    /// Brings what the guest wrote to the medium and closes the image, which no device may use any longer.
+    /// What the layers have done.
+    pub(super) fn layers(&self) -> LayerStats {
+        self.stack.stats()
+    }
+
+    /// Brings what the guest wrote to the medium and closes the disk, which no device may use any longer.
     pub(super) fn close(self) -> Result<()> {
-        match Arc::into_inner(self.image) {
-            Some(image) => Ok(image.close()?),
+        match Arc::into_inner(self.stack) {
+            Some(stack) => Ok(stack.close()?),
             None => {
                 let path = &self.spec.image.path;
                 let error = BlockError::new(ErrorKind::Locked, Operation::Flush).on(path);
@@ -72,7 +78,7 @@ pub(super) fn plug(
         num_queues: disk.spec.queues,
         queue_size: QUEUE_SIZE,
     };
-    let device = Blk::new(spec, Arc::clone(&disk.image) as Arc<dyn BlockDevice>, extension.classifier(index))
+    let device = Blk::new(spec, Arc::clone(&disk.stack) as Arc<dyn BlockDevice>, extension.classifier(index))
         .map_err(|source| Error::DiskSpec { path: disk.path.clone(), source })?;
     let stats = device.stats();
     let event = || Error::io("creating an eventfd");

@@ -201,7 +201,11 @@ impl Machine {
         let disks = self
             .disks
             .iter()
-            .map(|(disk, stats)| DiskStats { path: disk.path.clone(), counters: stats.snapshot() })
+            .map(|(disk, stats)| DiskStats {
+                path: disk.path.clone(),
+                counters: stats.snapshot(),
+                layers: disk.layers(),
+            })
             .collect();
         RunStats::new(reason, elapsed, vcpus, disks, self.extension.statistics())
     }

@@ -4,12 +4,15 @@
 //! for and what it knows to be durable. After a kill a block must be of a version between the two.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use sky_devices::block::{FileOptions, FileStorage};
-use sky_devices::image::Format;
+use sky_devices::block::{FileOptions, FileStorage, Storage};
+use sky_devices::idedup;
+use sky_devices::image::{Format, Image, ImageSpec};
+use sky_devices::layers::DeviceStorage;
 use sky_devices::selfie::{self, CheckReport};
 
 use crate::client::Client;
@@ -110,40 +113,74 @@ fn assert_clean(server: &Server, dirty: bool, what: &str) {
     }
 }
 
+fn rounds(few: u64) -> u64 {
+    if std::env::var_os("SKY_NIGHTLY").is_some() { 100 } else { few }
+}
+
+/// Kills the server again and again; `clean` looks at the image while nobody uses it.
+fn kill_and_verify(mut server: Server, rounds: u64, what: &str, clean: impl Fn(&Server, bool, &str)) {
+    // fio's part is written once and verified after every kill.
+    let part = ["--rw=randwrite", "--bs=4k", "--size=12m", "--offset_increment=16m", "--end_fsync=1"];
+    run(fio(&server, 4, &part).arg("--do_verify=0"));
+    let mut known = vec![Knowledge::new(); WRITERS as usize];
+    for round in 0..rounds {
+        let what = format!("{what}, round {round}");
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for (writer, known) in (0..).zip(&mut known) {
+                let (client, stop) = (server.connect(), &stop);
+                scope.spawn(move || write_until_killed(client, writer, round, known, stop));
+            }
+            // Not always at the same point of whatever the disk does in the background.
+            thread::sleep(Duration::from_millis(150 + round * 37 % 400));
+            server.kill();
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(known.iter().map(BTreeMap::len).sum::<usize>() > 0, "nothing was written");
+        clean(&server, true, &what);
+        server.start();
+        for (writer, known) in (0..).zip(&mut known) {
+            verify(&mut server.connect(), writer, known, &what);
+        }
+        run(fio(&server, 4, &part).arg("--verify_only"));
+        // What the crash left undecided must stay decided.
+        server.connect().flush();
+    }
+    assert_eq!(server.stop(), 0);
+    clean(&server, false, "after a clean end");
+}
+
 #[test]
 fn what_was_flushed_survives_kills() {
-    let rounds = if std::env::var_os("SKY_NIGHTLY").is_some() { 100 } else { 4 };
     for format in FORMATS {
-        let mut server = Server::new(format, SIZE);
-        // fio's part is written once and verified after every kill.
-        let part = ["--rw=randwrite", "--bs=4k", "--size=12m", "--offset_increment=16m", "--end_fsync=1"];
-        run(fio(&server, 4, &part).arg("--do_verify=0"));
-        let mut known = vec![Knowledge::new(); WRITERS as usize];
-        for round in 0..rounds {
-            let what = format!("{format}, round {round}");
-            let stop = AtomicBool::new(false);
-            thread::scope(|scope| {
-                for (writer, known) in (0..).zip(&mut known) {
-                    let (client, stop) = (server.connect(), &stop);
-                    scope.spawn(move || write_until_killed(client, writer, round, known, stop));
-                }
-                // Not always at the same point of whatever the image does in the background.
-                thread::sleep(Duration::from_millis(150 + round * 37 % 400));
-                server.kill();
-                stop.store(true, Ordering::Relaxed);
-            });
-            assert!(known.iter().map(BTreeMap::len).sum::<usize>() > 0, "nothing was written");
-            assert_clean(&server, true, &what);
-            server.start();
-            for (writer, known) in (0..).zip(&mut known) {
-                verify(&mut server.connect(), writer, known, &what);
+        kill_and_verify(Server::new(format, SIZE), rounds(4), &format.to_string(), assert_clean);
+    }
+}
+
+/// The same through layers: a cache in every mode, deduplication, and both.
+#[test]
+fn what_was_flushed_through_layers_survives_kills() {
+    for (format, layers, mode) in [
+        (Format::Raw, "cache", "through"),
+        (Format::Raw, "cache", "around"),
+        (Format::Selfie, "cache", "back"),
+        (Format::Selfie, "dedup", ""),
+        (Format::Selfie, "cache+dedup", "back"),
+    ] {
+        let mut server = Server::layered(format, SIZE, layers, mode);
+        server.start();
+        let what = format!("{format}, {layers} {mode}");
+        kill_and_verify(server, rounds(2), &what, |server, dirty, what| {
+            assert_clean(server, dirty, what);
+            if layers.contains("dedup") {
+                let spec = ImageSpec::new(server.image(), format).read_only();
+                let report = alone(|| {
+                    let image = Arc::new(Image::open(&spec).unwrap());
+                    idedup::check(&(Arc::new(DeviceStorage(image)) as Arc<dyn Storage>)).unwrap()
+                });
+                assert!(report.is_clean() && report.mapped_blocks > 0, "{what}: {report:?}");
             }
-            run(fio(&server, 4, &part).arg("--verify_only"));
-            // What the crash left undecided must stay decided.
-            server.connect().flush();
-        }
-        assert_eq!(server.stop(), 0);
-        assert_clean(&server, false, "after a clean end");
+        });
     }
 }
 

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sky_devices::image::{Format, NewImage, NewImageOptions};
+use sky_devices::layers::{NewDedup, create_dedup};
 use tempfile::TempDir;
 
 use crate::client::Client;
@@ -20,6 +21,8 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) struct Server {
     folder: TempDir,
     format: Format,
+    /// Parameters that say which layers are above the image.
+    layers: Vec<String>,
     child: Option<Child>,
 }
 
@@ -37,7 +40,28 @@ impl Server {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let options = NewImageOptions::new(folder.path().join("image"), format, size);
         tools::alone(|| NewImage::create(&options).unwrap().finish().unwrap());
-        Self { folder, format, child: None }
+        Self { folder, format, layers: Vec::new(), child: None }
+    }
+
+    /// A new disk of `size` bytes with layers, that nobody serves yet. The fast tier of a cache is beside the image and
+    /// holds 16 MiB.
+    pub(crate) fn layered(format: Format, size: u64, layers: &str, mode: &str) -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let image = NewImageOptions::new(folder.path().join("image"), format, size);
+        let mut arguments = vec![format!("layers={layers}")];
+        tools::alone(|| match layers.contains("dedup") {
+            true => drop(create_dedup(&NewDedup { image, capacity: None }).unwrap()),
+            false => NewImage::create(&image).unwrap().finish().unwrap(),
+        });
+        if layers.contains("cache") {
+            let fast = folder.path().join("fast");
+            arguments.extend([
+                format!("cache={}", fast.display()),
+                "cache-size=16M".into(),
+                format!("cache-mode={mode}"),
+            ]);
+        }
+        Self { folder, format, layers: arguments, child: None }
     }
 
     pub(crate) fn start(&mut self) {
@@ -50,7 +74,7 @@ impl Server {
         let mut command = tools::program("nbdkit");
         command.args(["--foreground", "--exit-with-parent", "--threads=8", "--unix"]);
         command.arg(self.socket()).arg(plugin()).arg(self.image());
-        command.arg(format!("format={}", self.format)).args(more);
+        command.arg(format!("format={}", self.format)).args(&self.layers).args(more);
         let mut child = tools::spawn(&mut command);
         let deadline = Instant::now() + Duration::from_secs(30);
         while Client::try_connect(&self.socket()).is_err() {

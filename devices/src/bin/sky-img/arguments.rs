@@ -8,6 +8,7 @@ use std::thread::available_parallelism;
 use clap::Args;
 use sky_devices::block::{Cache, ErrorKind};
 use sky_devices::image::{BackingPolicy, Format, Image, ImageSpec, Work};
+use sky_devices::layers::LayerKeys;
 
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
@@ -71,6 +72,50 @@ pub(crate) fn required(format: Option<Format>, option: &str, path: &Path) -> Res
             path.display()
         ))
     })
+}
+
+/// What is above an image.
+#[derive(Debug, Args)]
+pub(crate) struct LayerArgs {
+    /// Layers above the image: cache, dedup, or cache+dedup
+    #[arg(long, value_name = "LAYERS")]
+    layers: Option<String>,
+    /// File or block device of the cache's fast tier
+    #[arg(long, value_name = "PATH")]
+    cache: Option<String>,
+    /// Size of the fast tier, if it is to be made
+    #[arg(long, value_name = "SIZE")]
+    cache_size: Option<String>,
+    /// What a write does: through, back or around
+    #[arg(long, value_name = "MODE")]
+    cache_mode: Option<String>,
+    /// Classes of the cache, in a file as OpenCAS has them (ioclass.csv)
+    #[arg(long, value_name = "PATH")]
+    cache_classes: Option<String>,
+    /// Memory for the index of a deduplicated disk [default: 32M]
+    #[arg(long, value_name = "SIZE")]
+    dedup_memory: Option<String>,
+}
+
+impl LayerArgs {
+    pub(crate) fn keys(&self) -> Result<LayerKeys> {
+        let given = [
+            ("layers", &self.layers),
+            ("cache", &self.cache),
+            ("cache-size", &self.cache_size),
+            ("cache-mode", &self.cache_mode),
+            ("cache-classes", &self.cache_classes),
+            ("dedup-memory", &self.dedup_memory),
+        ];
+        let mut keys = LayerKeys::default();
+        for (key, value) in given {
+            if let Some(value) = value {
+                keys.set(key, value).map_err(|error| Failure::Usage(error.to_string()))?;
+            }
+        }
+        keys.check().map_err(|error| Failure::Usage(error.to_string()))?;
+        Ok(keys)
+    }
 }
 
 /// How long work is done.

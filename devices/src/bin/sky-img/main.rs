@@ -2,11 +2,13 @@
 
 mod arguments;
 mod bench;
+mod cache;
 mod check;
 mod commit;
 mod compare;
 mod convert;
 mod create;
+mod dedup;
 mod dump;
 mod failure;
 mod info;
@@ -67,6 +69,8 @@ enum Command {
     Compare(compare::Compare),
     Bench(bench::Bench),
     Dump(dump::Dump),
+    Dedup(dedup::Dedup),
+    Cache(cache::Cache),
     Serve(Box<serve::Serve>),
 }
 
@@ -90,6 +94,8 @@ fn main() -> ExitCode {
         Command::Compare(command) => command.run(output, &stop),
         Command::Dump(command) => command.run(output),
         Command::Bench(command) => command.run(output, &stop),
+        Command::Dedup(command) => command.run(output),
+        Command::Cache(command) => command.run(output),
         Command::Serve(command) => command.run(output),
     };
     // "It failed" and "they differ" must not look the same to a script.

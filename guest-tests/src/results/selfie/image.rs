@@ -99,7 +99,7 @@ impl Kind {
             nbdkit.args(["--foreground", "--exit-with-parent", &format!("--threads={threads}"), "--unix"]);
             nbdkit.arg(socket);
             nbdkit.arg(plugin).arg(path).arg(format!("format={}", self.format()));
-            nbdkit.args(["cache=direct", "grace=0"]);
+            nbdkit.args(["direct=true", "grace=0"]);
             return Ok(nbdkit);
         }
         let mut qemu_nbd = ensure(Tool::QemuNbd)?;

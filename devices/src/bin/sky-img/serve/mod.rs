@@ -7,11 +7,12 @@ use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
+use sky_devices::layers::StackSpec;
 use sky_devices::virtio::blk::SpecError;
 use sky_devices::virtio::blk::vhost_user::ServeError;
 use thiserror::Error;
 
-use crate::arguments::Source;
+use crate::arguments::{LayerArgs, Source};
 use crate::failure::{Failure, Outcome, Result};
 use crate::output::Output;
 
@@ -37,6 +38,8 @@ pub(crate) struct Serve {
     image: PathBuf,
     #[command(flatten)]
     source: Source,
+    #[command(flatten)]
+    layers: LayerArgs,
     #[command(flatten)]
     to: To,
     /// Refuse changes, and share the image with other readers
@@ -78,6 +81,8 @@ const EXAMPLES: &str = "\
 Examples:
   sky-img serve -f selfie a.selfie --nbd unix:/tmp/a.sock
   qemu-img convert -n -f raw -O raw disk.raw 'nbd+unix:///?socket=/tmp/a.sock'
+
+  sky-img serve -f selfie a.selfie --layers cache --cache /nvme/a.icache --cache-size 4G --nbd unix:/tmp/a.sock
 
   sky-img serve -f selfie a.selfie --nbd 0.0.0.0:10809 -- --tls=require --tls-certificates=/etc/pki
   sky-img serve -f raw a.img --nbd 0.0.0.0:10809 -- --filter=ip allow=10.0.0.0/8 deny=all";
@@ -130,9 +135,13 @@ impl Serve {
     pub(crate) fn run(&self, output: Output) -> Result<Outcome> {
         let mut spec = self.source.spec(&self.image)?;
         spec.read_only = self.read_only;
+        let keys = self.layers.keys()?;
         match (&self.to.nbd, &self.to.vhost_user) {
-            (Some(address), _) => nbd::run(self, &spec, address, output)?,
-            (None, Some(socket)) => vhost_user::run(self, &spec, socket, output)?,
+            (Some(address), _) => nbd::run(self, &spec, &keys, address, output)?,
+            (None, Some(socket)) => {
+                let disk = StackSpec { image: spec, layers: keys.build()? };
+                vhost_user::run(self, &disk, socket, output)?;
+            }
             // The command line was refused before.
             (None, None) => {}
         }

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sky_devices::block::Cache;
 use sky_devices::image::{BackingPolicy, ImageSpec};
+use sky_devices::layers::LayerKeys;
 
 use super::address::{NbdAddress, Uri};
 use super::socket::SocketName;
@@ -42,6 +43,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub(super) fn run(
     serve: &Serve,
     spec: &ImageSpec,
+    layers: &LayerKeys,
     address: &NbdAddress,
     output: Output,
 ) -> Result<(), Error> {
@@ -58,7 +60,7 @@ pub(super) fn run(
     let mut signals =
         Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(Error::io("signals"))?;
     let mut child = Command::new(&nbdkit)
-        .args(arguments(serve, spec, &address, plugin.into()))
+        .args(arguments(serve, spec, layers, &address, plugin.into()))
         .stdin(Stdio::null())
         .spawn()
         .map_err(Error::io(nbdkit.display().to_string()))?;
@@ -75,7 +77,13 @@ fn threads() -> usize {
 }
 
 /// nbdkit's command line.
-fn arguments(serve: &Serve, spec: &ImageSpec, address: &NbdAddress, plugin: OsString) -> Vec<OsString> {
+fn arguments(
+    serve: &Serve,
+    spec: &ImageSpec,
+    layers: &LayerKeys,
+    address: &NbdAddress,
+    plugin: OsString,
+) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = ["--foreground", "--exit-with-parent"].map(Into::into).into();
     arguments.push(format!("--threads={}", threads()).into());
     match address {
@@ -99,11 +107,12 @@ fn arguments(serve: &Serve, spec: &ImageSpec, address: &NbdAddress, plugin: OsSt
     arguments.push(format!("readonly={}", spec.read_only).into());
     arguments.push(format!("backing={}", spec.backing == BackingPolicy::Open).into());
     if let Some(cache) = spec.cache {
-        let name = match cache {
-            Cache::Direct => "direct",
-            Cache::Buffered => "buffered",
-        };
-        arguments.push(format!("cache={name}").into());
+        arguments.push(format!("direct={}", cache == Cache::Direct).into());
+    }
+    for (key, value) in layers.pairs() {
+        let mut argument = OsString::from(format!("{key}="));
+        argument.push(value);
+        arguments.push(argument);
     }
     arguments.push(format!("grace={}", serve.grace).into());
     arguments.extend(BLOCK_SIZES.map(Into::into));

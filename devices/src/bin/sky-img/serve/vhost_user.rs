@@ -9,7 +9,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sky_devices::block::BlockDevice;
-use sky_devices::image::{Image, ImageSpec};
+use sky_devices::layers::{Stack, StackSpec};
 use sky_devices::virtio::blk::vhost_user;
 use sky_devices::virtio::blk::{Blk, BlkSpec, NoClassifier};
 use tracing::Level;
@@ -22,17 +22,17 @@ use crate::output::Output;
 /// Entries of each queue at most: QEMU's default, which keeps requests within what every frontend sets up.
 const QUEUE_SIZE: u16 = 128;
 
-/// Serves one frontend after the other until a signal ends it, and closes the image.
+/// Serves one frontend after the other until a signal ends it, and closes the disk.
 ///
 /// # Errors
-/// The image or the socket cannot be used, or the host refuses something.
-pub(super) fn run(serve: &Serve, spec: &ImageSpec, path: &Path, output: Output) -> Result<(), Error> {
+/// The disk or the socket cannot be used, or the host refuses something.
+pub(super) fn run(serve: &Serve, spec: &StackSpec, path: &Path, output: Output) -> Result<(), Error> {
     // The library's threads have no other way to tell what they met. Somebody may be listening already.
     let _ = tracing_subscriber::fmt().with_max_level(Level::WARN).with_writer(std::io::stderr).try_init();
     let stop = stop_on_signals()?;
-    let image = Arc::new(Image::open(spec)?);
+    let disk = Arc::new(Stack::open(spec)?);
     let device = BlkSpec { serial: serve.serial.clone(), num_queues: serve.queues, queue_size: QUEUE_SIZE };
-    let device = Blk::new(device, Arc::clone(&image) as Arc<dyn BlockDevice>, Arc::new(NoClassifier))?;
+    let device = Blk::new(device, Arc::clone(&disk) as Arc<dyn BlockDevice>, Arc::new(NoClassifier))?;
     let socket = SocketName::claim(path)?;
     let listener = UnixListener::bind(socket.path()).map_err(Error::io(path.display().to_string()))?;
     let text = || socket.path().display().to_string();
@@ -40,9 +40,9 @@ pub(super) fn run(serve: &Serve, spec: &ImageSpec, path: &Path, output: Output) 
     let served = vhost_user::serve(&device, listener, &stop);
     drop(device);
     // Whatever ended it, what was written is brought to the medium.
-    match Arc::into_inner(image) {
-        Some(image) => image.close()?,
-        None => tracing::error!("the image is still in use and stays as it is"),
+    match Arc::into_inner(disk) {
+        Some(disk) => disk.close()?,
+        None => tracing::error!("the disk is still in use and stays as it is"),
     }
     Ok(served?)
 }
