@@ -8,8 +8,10 @@ use sky::trace::TraceFormat;
 use crate::config::{DiskSpec, Options, Result, parse_size};
 use crate::exit::{MONITOR_STATUS_TABLE, STATUS_TABLE};
 
+mod disk;
 mod monitor;
 
+pub use disk::Disk;
 pub use monitor::{Action, Add, Monitor, Remove};
 
 /// A minimal virtual machine monitor on KVM
@@ -33,6 +35,9 @@ pub enum Command {
     /// Change or show what a running sky-vmm monitors
     #[command(after_help = MONITOR_STATUS_TABLE)]
     Monitor(Box<Monitor>),
+    /// Look into the disks of a running sky-vmm
+    #[command(after_help = MONITOR_STATUS_TABLE)]
+    Disk(Box<Disk>),
     /// Test with tiny guests what this machine's /dev/kvm can do
     Check {
         /// Print the result as JSON
@@ -65,9 +70,14 @@ pub struct Run {
     /// A disk; may be given up to 8 times, for the guest's /dev/vda, /dev/vdb, ...
     ///
     /// Keys: path (needed), format (raw, selfie, or qcow2 with readonly=on; never guessed) [default: raw], readonly
-    /// (on or off), cache (direct or buffered: whether the host's page cache is bypassed where the format can)
-    /// [default: direct], backing (on opens the backing images that the image names) [default: off], serial (up to 20
-    /// characters), queues (1 to 16). A comma inside a value is written twice. The file is locked while the guest runs.
+    /// (on or off), direct (on or off: whether the host's page cache is bypassed) [default: on for selfie, off for raw],
+    /// backing (on opens the backing images that the image names) [default: off], serial (up to 20 characters), queues
+    /// (1 to 16). A comma inside a value is written twice. The file is locked while the guest runs.
+    ///
+    /// Above the image: layers (cache, dedup or cache+dedup). For a cache: cache (path of its fast tier), cache-size (of
+    /// a fast tier that is to be made), cache-mode (through, back or around) [default: through], cache-classes (file of
+    /// classes as OpenCAS has them) [default: those of the paper]. For a disk of `sky-img create --dedup`: dedup-memory
+    /// (for its index) [default: 32M].
     #[arg(long = "disk", value_name = "path=FILE[,format=selfie][,readonly=on][,serial=NAME][,queues=N]")]
     pub disks: Vec<DiskSpec>,
     /// What to monitor (TOML)
@@ -84,7 +94,7 @@ pub struct Run {
     /// Write there what each block that is read or written was taken for (JSON lines), and what is known in the end
     #[arg(long, value_name = "FILE")]
     pub block_log: Option<PathBuf>,
-    /// Listen on a socket there for `sky-vmm monitor --control PATH`; it is removed in the end
+    /// Listen on a socket there for `sky-vmm monitor` and `sky-vmm disk`; it is removed in the end
     ///
     /// Without --monitor nothing is monitored until somebody asks for it.
     #[arg(long, value_name = "PATH")]

@@ -14,10 +14,10 @@ use sky_vmm::block_log::BlockLog;
 use sky_vmm::check;
 use sky_vmm::cli::{Cli, Command, Run};
 use sky_vmm::config::VmConfig;
-use sky_vmm::control::{self, ControlSocket, Controls};
+use sky_vmm::control::{self, ControlSocket, Running};
 use sky_vmm::error::{Error, Result};
 use sky_vmm::exit::STATUS_UNUSABLE;
-use sky_vmm::machine::{Machine, Outcome};
+use sky_vmm::machine::{Machine, OpenDisks, Outcome};
 use sky_vmm::monitor::{Monitor, open_trace};
 use sky_vmm::vcpu::hook::{Extension, NoExtension};
 use tracing::Level;
@@ -33,6 +33,10 @@ fn main() -> ExitCode {
     ExitCode::from(match cli.command {
         Command::Check { json } => self_test(json),
         Command::Monitor(options) => control::run(&options.control, &options.request(), options.json),
+        Command::Disk(options) => match options.request() {
+            Ok(request) => control::run(&options.control, &request, options.json),
+            Err(source) => failed(&Error::Io { operation: "taking classes".into(), source }, options.json),
+        },
         Command::Run(options) => match run(&options) {
             Ok(outcome) => ended(&outcome, options.json),
             Err(error) => failed(&error, options.json),
@@ -115,14 +119,18 @@ fn run_monitored(config: &VmConfig, monitored: sky::Config, json: bool) -> Resul
         monitor = monitor.with_log(Arc::clone(log));
     }
     let monitor = Arc::new(monitor);
+    let disks = OpenDisks::default();
     let control = match &config.control {
         Some(path) => {
-            let sky = Arc::clone(monitor.sky()) as Arc<dyn Controls>;
-            Some(ControlSocket::listen(path, sky).map_err(io("listening at", path))?)
+            let running = Running { sky: Arc::clone(monitor.sky()), disks: disks.clone() };
+            Some(ControlSocket::listen(path, Arc::new(running)).map_err(io("listening at", path))?)
         }
         None => None,
     };
-    let mut ran = Machine::new(config, Arc::clone(&monitor) as Arc<dyn Extension>).and_then(Machine::run);
+    let mut ran = Machine::new(config, Arc::clone(&monitor) as Arc<dyn Extension>).and_then(|mut machine| {
+        machine.lend_disks(&disks);
+        machine.run()
+    });
     drop(control);
     if let Some(trace) = trace {
         // It was told when it happened, unless it happened just now; the run itself went well.

@@ -14,6 +14,7 @@ use guest_tests::{e2e, programs};
 use sky_devices::block::{BlockDevice, FileOptions, FileStorage};
 use sky_devices::selfie::{self, CreateOptions, OpenOptions, Selfie};
 
+mod layers;
 mod qemu;
 mod root;
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sky::Removal;
 use sky::process::ProcessRule;
 
-use super::Controls;
+use super::{CacheAction, Controls};
 
 /// The longest request, in bytes, without the end of its line.
 pub const MAX_LINE: usize = 64 << 10;
@@ -20,6 +20,10 @@ pub const MAX_LINE: usize = 64 << 10;
 /// {"command":"metrics"}                counters for Prometheus        {"ok":"# HELP .."}
 /// {"command":"detach"}                 all traps out of the guest     {"ok":{}}
 /// {"command":"arm"}                    and in again                   {"ok":{}}
+/// {"command":"disks"}                  what their layers have done    {"ok":{"disks":[{"path":..,"cache":{..}}]}}
+/// {"command":"cache","disk":0,"action":"flush"}      or "clear"       {"ok":{}}
+///                             "action":"list"   offset, class, dirty  {"ok":{"blocks":[[4096,5,false],..]}}
+///                             "action":{"classes":"IO class id,.."}   {"ok":{}}
 /// ```
 ///
 /// What cannot be done is answered by `{"error":"why"}`.
@@ -57,6 +61,15 @@ pub enum Request {
     Detach {},
     /// Set the traps again, with the rules of the `--monitor` file.
     Arm {},
+    /// What the layers of the disks have done.
+    Disks {},
+    /// Do something with the cache of a disk.
+    Cache {
+        /// The disk, from 0.
+        disk: usize,
+        /// What.
+        action: CacheAction,
+    },
 }
 
 /// Carries out the request that `line` holds. Gives the reply, without the end of its line.
@@ -92,6 +105,8 @@ fn carry_out(controls: &dyn Controls, request: &Request) -> Result<Value, String
         Request::Report { text: false } => Ok(json!(controls.report())),
         Request::Report { text: true } => Ok(json!(controls.report().to_string())),
         Request::Metrics {} => Ok(json!(controls.report().prometheus())),
+        Request::Disks {} => Ok(json!({ "disks": controls.disks() })),
+        Request::Cache { disk, action } => return controls.cache(*disk, action),
         Request::Detach {} => controls.detach().map(|()| json!({})),
         Request::Arm {} => match controls.arm() {
             Err(sky::Error::NotArmed) => {

@@ -10,6 +10,8 @@ use std::thread;
 use serde_json::{Value, json};
 use sky::process::ProcessRule;
 use sky::{ListedProcess, Listing, Removal, Report};
+use sky_devices::icache::ClassStats;
+use sky_devices::layers::{CacheClass, CacheStats, LayerStats};
 
 use super::client::exchange;
 use super::server::serve;
@@ -53,6 +55,35 @@ impl Controls for Fake {
     fn arm(&self) -> sky::Result<()> {
         if self.broken { Err(sky::Error::NotArmed) } else { Ok(()) }
     }
+
+    fn disks(&self) -> Vec<DiskLayers> {
+        let (cache, dedup) = (Some(cache_stats()), None);
+        vec![DiskLayers { path: "a.img".into(), layers: LayerStats { cache, dedup } }]
+    }
+
+    fn cache(&self, disk: usize, action: &CacheAction) -> Result<Value, String> {
+        match (disk, action) {
+            (0, CacheAction::List) => {
+                Ok(json!({ "blocks": [(0, 5, false), (4096, 5, false), (8192, 5, true)] }))
+            }
+            (0, CacheAction::Classes(text)) => Err(format!("classes: {text}")),
+            (0, _) => Ok(json!({})),
+            (other, _) => Err(format!("there is no disk {other}")),
+        }
+    }
+}
+
+fn cache_stats() -> CacheStats {
+    let counters = ClassStats { hits: 7, misses: 3, read_bytes: 40960, written_bytes: 0, lines: 2 };
+    CacheStats {
+        classes: vec![CacheClass { id: 5, name: "meta\u{1b}data".into(), counters }],
+        capacity_blocks: 1024,
+        dirty_blocks: 1,
+        written_back_blocks: 0,
+        fast_errors: 0,
+        lost_reads: 0,
+        failed: false,
+    }
 }
 
 fn reply(fake: &Fake, line: &str) -> Value {
@@ -88,6 +119,17 @@ fn requests_reach_sky_and_its_answers_come_back() {
         reply(&fake, r#"{"command":"detach"}"#),
         json!({"error": "the guest did not come to a stop in time"})
     );
+    let disks = reply(&fake, r#"{"command":"disks"}"#);
+    assert_eq!(disks["ok"]["disks"][0]["cache"]["classes"][0]["hits"], 7);
+    assert_eq!(reply(&fake, r#"{"command":"cache","disk":0,"action":"flush"}"#), json!({"ok": {}}));
+    assert_eq!(
+        reply(&fake, r#"{"command":"cache","disk":0,"action":{"classes":"x"}}"#),
+        json!({"error": "classes: x"})
+    );
+    assert_eq!(
+        reply(&fake, r#"{"command":"cache","disk":1,"action":"clear"}"#),
+        json!({"error": "there is no disk 1"})
+    );
     let broken = Fake { broken: true, ..Fake::default() };
     assert_eq!(reply(&broken, r#"{"command":"arm"}"#), json!({"error": "no such kernel"}));
 }
@@ -110,6 +152,9 @@ fn what_is_no_request_is_an_error_and_does_nothing() {
         r#"{"command":"list"} {"command":"list"}"#,
         r#"{"command":"remove"}"#,
         r#"{"command":"remove","all":false}"#,
+        r#"{"command":"cache","disk":0}"#,
+        r#"{"command":"cache","disk":-1,"action":"flush"}"#,
+        r#"{"command":"cache","disk":0,"action":"burn"}"#,
         r#"{"command":"remove","rule":1,"all":true}"#,
         r#"{"command":"remove","pid":4294967296}"#,
         &deep,
@@ -198,6 +243,19 @@ fn tables_are_for_people_and_terminals() {
         text,
         "rule  what\n   0  executable w*\n\n    pid  rule  executable\n     42     0  \u{fffd}[2Jwriter\n\n\
          system calls on their way: 3"
+    );
+    let disks = json!({ "disks": fake.disks() });
+    assert_eq!(
+        table::show(&Request::Disks {}, disks).unwrap(),
+        "disk 0: a.img\n  cache of 4 MiB, 4 KiB not written back\n  \
+         class  name                          hits    misses        read     written        held\n      \
+         5  meta\u{fffd}data                        7         3      40 KiB         0 B       8 KiB\n"
+    );
+    let list = Request::Cache { disk: 0, action: CacheAction::List };
+    assert_eq!(
+        table::show(&list, fake.cache(0, &CacheAction::List).unwrap()).unwrap(),
+        "         offset        length  class\n              0          8192      5\n           \
+         8192          4096      5  not written back"
     );
     let removal = Request::Remove { rule: Some(1), pid: None, all: false };
     assert_eq!(table::show(&removal, json!({"processes": 1})).unwrap(), "1 process is left alone");
@@ -289,6 +347,12 @@ fn requests_take_turns() {
         }
         fn arm(&self) -> sky::Result<()> {
             self.1.arm()
+        }
+        fn disks(&self) -> Vec<DiskLayers> {
+            self.1.disks()
+        }
+        fn cache(&self, disk: usize, action: &CacheAction) -> Result<Value, String> {
+            self.1.cache(disk, action)
         }
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! The guest's disks: images with their layers behind virtio-blk behind registers, wired to KVM.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::{IoEventAddress, VmFd};
 use sky_devices::block::{BlockDevice, Error as BlockError, ErrorKind, Operation};
@@ -24,6 +24,25 @@ pub(super) struct Disk {
     pub(super) path: String,
     stack: Arc<Stack>,
     spec: DiskSpec,
+}
+
+/// The disks of a machine, for whoever looks into them while it runs. Empty before and after.
+#[derive(Clone, Debug, Default)]
+pub struct OpenDisks(Arc<Mutex<Vec<OpenDisk>>>);
+
+/// One of them: the path of its image, and the disk.
+type OpenDisk = (String, Arc<Stack>);
+
+impl OpenDisks {
+    /// Does something with the disks, by the paths of their images, in the machine's order. They are not closed meanwhile.
+    pub fn with<T>(&self, action: impl FnOnce(&[OpenDisk]) -> T) -> T {
+        action(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set<'a>(&self, disks: impl IntoIterator<Item = &'a Disk>) {
+        let disks = disks.into_iter().map(|disk| (disk.path.clone(), Arc::clone(&disk.stack)));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = disks.collect();
+    }
 }
 
 /// Opens all disks, so that a mistake is found before anything else is built.

@@ -37,6 +37,7 @@ mod signals;
 
 use control::Control;
 use disks::Disk;
+pub use disks::OpenDisks;
 use signals::Signals;
 
 /// How long a kicked vCPU may take before it is kicked again.
@@ -58,6 +59,7 @@ pub struct Machine {
     control: Arc<Control>,
     mmio: Arc<Mmio>,
     disks: Vec<(Disk, Arc<Stats>)>,
+    lent: OpenDisks,
     extension: Arc<dyn Extension>,
     // Last, so that the VM and its memory outlive everything that uses them.
     parts: Parts,
@@ -118,7 +120,14 @@ impl Machine {
         }
         let parts = Parts { vm, memory, kickers, control: Arc::clone(&control) };
         extension.attach(&parts).map_err(Error::Extension)?;
-        Ok(Self { vcpus, console, control, mmio, disks, extension, parts })
+        let lent = OpenDisks::default();
+        Ok(Self { vcpus, console, control, mmio, disks, lent, extension, parts })
+    }
+
+    /// Lets whoever has `to` look into the disks until they are closed.
+    pub fn lend_disks(&mut self, to: &OpenDisks) {
+        self.lent = to.clone();
+        self.lent.set(self.disks.iter().map(|(disk, _)| disk));
     }
 
     /// Runs the machine until it ends. Disks are closed and the terminal is as it was when this returns.
@@ -191,8 +200,9 @@ impl Machine {
     /// # Errors
     /// The first that was met.
     fn close(self) -> Result<()> {
-        let Self { mmio, disks, .. } = self;
+        let Self { mmio, disks, lent, .. } = self;
         drop(mmio);
+        lent.set([]);
         let closed: Vec<_> = disks.into_iter().map(|(disk, _)| disk.close()).collect();
         closed.into_iter().collect()
     }
