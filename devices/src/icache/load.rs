@@ -10,7 +10,7 @@ use super::intents::Intents;
 use super::lines::{Line, Lines, Mark, Place};
 use super::ranges::Ranges;
 use super::state::State;
-use super::{ICache, Mode, OpenOptions, lock};
+use super::{Flushes, ICache, Mode, OpenOptions, lock};
 use crate::block::{BlockDevice, Error, ErrorKind, Operation, Result, Storage};
 use crate::policy::Policy;
 
@@ -229,7 +229,7 @@ impl ICache {
             ranges: Ranges::default(),
             committing: Mutex::default(),
             leaving: Mutex::default(),
-            flushing: Mutex::default(),
+            flushing: Mutex::new(Flushes::new()),
             slow_written: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             slow_failed: AtomicBool::new(false),

@@ -24,6 +24,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::block::{
     BlockDevice, Error, ErrorKind, Geometry, Operation, Result, Storage, check_range, length_of,
@@ -57,8 +58,10 @@ use state::State;
 
 /// Bytes that a request is cut into, at most.
 const PIECE: u64 = 1 << 20;
-/// Flushes after which bits of quiet regions are taken away.
+/// Flushes, or time, after which bits of quiet regions are taken away: a crash then costs the lines of what was written
+/// last. A bit that has to be set again costs a page of the journal.
 const SETTLE: u64 = 64;
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// An open cache.
 #[derive(Debug)]
@@ -78,8 +81,8 @@ pub struct ICache {
     committing: Mutex<()>,
     /// Held while lines are written back; the line to go on from.
     leaving: Mutex<Line>,
-    /// Held while the slow tier is flushed: whether it was written since, and how many flushes there were.
-    flushing: Mutex<u64>,
+    /// Held while the slow tier is flushed.
+    flushing: Mutex<Flushes>,
     slow_written: AtomicBool,
     /// The fast tier's journal cannot be written.
     failed: AtomicBool,
@@ -88,6 +91,30 @@ pub struct ICache {
     written_back: AtomicU64,
     fast_errors: AtomicU64,
     lost_reads: AtomicU64,
+}
+
+/// Flushes that the guest has asked for.
+#[derive(Debug)]
+struct Flushes {
+    count: u64,
+    /// When bits of quiet regions were last taken away.
+    settled: Instant,
+}
+
+impl Flushes {
+    fn new() -> Self {
+        Self { count: 0, settled: Instant::now() }
+    }
+
+    /// Counts one more. Answers whether bits are to be taken away.
+    fn next(&mut self) -> bool {
+        self.count += 1;
+        let due = self.count.is_multiple_of(SETTLE) || self.settled.elapsed() >= SETTLE_TIME;
+        if due {
+            self.settled = Instant::now();
+        }
+        due
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -314,14 +341,13 @@ impl BlockDevice for ICache {
         }
         self.check_usable(Operation::Flush)?;
         self.commit_needed()?;
-        let flushes = {
+        let due = {
             let mut flushes = lock(&self.flushing);
             self.flush_slow()?;
-            *flushes += 1;
-            *flushes
+            flushes.next()
         };
         // A fast tier that has failed keeps its bits.
-        if flushes.is_multiple_of(SETTLE) && !self.is_failed() {
+        if due && !self.is_failed() {
             self.settle(false)?;
         }
         Ok(())

@@ -35,14 +35,14 @@ process = [
 assume = 'complete'
 ";
 
+/// Programs have paths: what busybox starts by its name alone is busybox itself if it can.
 const WORK: &str = "
-mount -t ext4 /dev/vdb /mnt && mount -t tmpfs tmpfs /root-fs/mnt && mkdir /root-fs/mnt/disk || exit
-mount -o bind /mnt /root-fs/mnt/disk
-inside tar -xf /dev/vdc -C /mnt/disk && sync
-inside find /mnt/disk -name missing
-inside cp -r /mnt/disk/netfilter /mnt/disk/copy && sync
-inside /bin/dash -c 'mkdir -p /root/.gnupg; gpg --batch -q --pinentry-mode loopback --passphrase sky -z 0 \\
-    -c -o /mnt/disk/plain.gpg /mnt/disk/plain; gpgconf --kill gpg-agent' && sync && echo DONE=all
+mount -t ext4 /dev/vdb /root-fs/mnt || exit
+inside /bin/tar -xf /dev/vdc -C /mnt && sync || exit
+inside /usr/bin/find /mnt -name missing
+inside /bin/cp -r /mnt/netfilter /mnt/copy && sync || exit
+inside /bin/dash -c 'mkdir -p /root/.gnupg; gpg --batch -q --pinentry-mode loopback --passphrase sky -z 0 \
+    --s2k-count 1024 -c -o /mnt/plain.gpg /mnt/plain; gpgconf --kill gpg-agent' && sync && echo DONE=all
 while true; do sleep 1; done
 ";
 
@@ -143,7 +143,7 @@ fn kill_on_all_layers() {
     let kernel = Kernel::get(Flavour::Cloud61).unwrap();
     let tree = files_below(&kernel.modules().join("kernel/net/netfilter"));
     let spec = make(&scratch);
-    let initramfs = scratch.initramfs(&kernel, &format!("{MOUNT_ROOTFS}{WORK}")).unwrap();
+    let initramfs = scratch.initramfs(&kernel, &format!("ROOTFS=/dev/vda{MOUNT_ROOTFS}{WORK}")).unwrap();
     let (config, control) = (scratch.path("monitor.toml"), scratch.path("control"));
     fs::write(&config, MONITOR).unwrap();
     let disk = format!(
@@ -183,7 +183,8 @@ fn kill_on_all_layers() {
     let recovered = copy_out(&spec, &raw);
     println!("what was held when it was killed: {}", disk["cache"]);
     println!("what is held after recovery: {}", recovered["cache"]);
-    assert!(held(&recovered["cache"], "metadata") > 0, "it came back warm: {recovered}");
+    // Without what was written last.
+    assert!(held(&recovered["cache"], "file_size:lt:1048576") > 0, "it came back warm: {recovered}");
     check(&spec.image.path, false);
     check_dedup(&spec);
     let mut e2fsck = ensure(Tool::E2fsck).unwrap();
