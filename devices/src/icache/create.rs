@@ -14,7 +14,23 @@ pub fn create(fast: &dyn Storage, slow_size: u64) -> Result<()> {
         .map_err(|error| Error::new(ErrorKind::Io, Operation::Create).because(error.to_string()))?;
     // Pages of an earlier cache have another UUID. Of its superblocks none must be newer than ours.
     fast.write(LINE_U64, &[0; LINE])?;
-    let mut superblock = Superblock { generation: 1, uuid, layout, flags: Flags::default(), last_page: 0 };
+    let (flags, last_page, seal) = (Flags::default(), 0, None);
+    let mut superblock = Superblock { generation: 1, uuid, layout, flags, last_page, seal };
+    write_superblock(fast, &mut superblock)
+}
+
+/// Says of a cache that was closed what number the content of its disk has now, as [`DiskState`](super::DiskState) has it,
+/// where that was not known before: a disk may get its number when it is closed.
+///
+/// # Errors
+/// The cache is in use, or the medium failed.
+pub fn seal(fast: &dyn Storage, content: u64) -> Result<()> {
+    let mut superblock = read_superblock(fast)?;
+    if superblock.flags.in_use {
+        return Err(Error::new(ErrorKind::Invalid, Operation::Write).because("the cache was not closed"));
+    }
+    let Some(seal) = &mut superblock.seal else { return Ok(()) };
+    seal.content = content;
     write_superblock(fast, &mut superblock)
 }
 

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use super::create::{read_superblock, write_superblock};
-use super::format::{self, Decoded, Flags, LINE, LINE_U64, Layout, REGIONS, Set, Superblock};
+use super::format::{self, Decoded, Flags, LINE, LINE_U64, Layout, REGIONS, Seal, Set, Superblock};
 use super::intents::Intents;
 use super::lines::{Line, Lines, Mark, Place};
 use super::ranges::Ranges;
 use super::state::State;
-use super::{Flushes, ICache, Mode, OpenOptions, lock};
+use super::{DiskState, Flushes, ICache, Mode, OpenOptions, lock};
 use crate::block::{BlockDevice, Error, ErrorKind, Operation, Result, Storage};
 use crate::policy::Policy;
 
@@ -166,12 +166,24 @@ fn is_there(fast: &dyn Storage, layout: Layout, set: &Set) -> Result<bool> {
     Ok(format::sum(&content) == sum)
 }
 
+/// Whether somebody has changed the disk since its cache was used.
+fn was_changed(superblock: &Superblock, disk: Option<DiskState>) -> Result<bool> {
+    let (Some(seal), Some(disk)) = (superblock.seal, disk) else { return Ok(false) };
+    if seal.id != disk.id {
+        return Err(
+            Error::new(ErrorKind::Invalid, Operation::Open).because("the cache is that of another disk")
+        );
+    }
+    Ok(seal.content != 0 && disk.before != 0 && seal.content != disk.before)
+}
+
 impl ICache {
     /// Opens a cache before the disk that it was made for. One that was not closed is recovered.
     ///
     /// # Errors
     /// [`ErrorKind::NotThisFormat`], [`ErrorKind::TooNew`]; [`ErrorKind::Corrupt`] if the journal is damaged and lines
-    /// may have been dirty (otherwise the cache is empty then); [`ErrorKind::Invalid`] for another disk; or a tier failed.
+    /// may have been dirty (otherwise the cache is empty then), likewise if the disk was changed without its cache;
+    /// [`ErrorKind::Invalid`] for another disk; or a tier failed.
     pub fn open(fast: Arc<dyn Storage>, slow: Arc<dyn BlockDevice>, options: OpenOptions) -> Result<Self> {
         let refuse = |kind, why: &str| Err(Error::new(kind, Operation::Open).because(why));
         let (properties, geometry) = (fast.properties(), slow.geometry());
@@ -186,6 +198,7 @@ impl ICache {
         if layout.slow != geometry.size {
             return refuse(ErrorKind::Invalid, "the cache was made for a disk of another size");
         }
+        let changed = was_changed(&superblock, options.disk)?;
         let crashed = superblock.flags.in_use;
         if crashed {
             // What recovery sees has to stay, whatever happens next.
@@ -194,16 +207,20 @@ impl ICache {
                 slow.flush()?;
             }
         }
-        let loaded = match Loaded::read(&*fast, &superblock, &options.policy) {
+        let read = match changed {
+            true => Err(damaged("the disk was changed without its cache")),
+            false => Loaded::read(&*fast, &superblock, &options.policy),
+        };
+        let loaded = match read {
             Ok(loaded) => loaded,
             Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
             Err(error) if superblock.flags.dirty && !options.abandon_dirty => {
-                return Err(
-                    error.because("the journal is damaged, and writes that only it leads to may be lost")
-                );
+                let why =
+                    if changed { "the disk was changed without its cache" } else { "the journal is damaged" };
+                return Err(error.because(format!("{why}, and writes that only the cache has may be lost")));
             }
             Err(error) => {
-                tracing::warn!(%error, "the journal of a cache is damaged; it begins empty");
+                tracing::warn!(%error, "a cache begins empty");
                 // Whatever the old pages say, they are those of another cache.
                 getrandom::fill(&mut superblock.uuid)
                     .map_err(|error| Error::new(ErrorKind::Io, Operation::Open).because(error.to_string()))?;
@@ -213,6 +230,7 @@ impl ICache {
         };
         let any_dirty = (0..layout.lines).any(|line| loaded.lines.has(line, Mark::Dirty));
         superblock.flags = Flags { in_use: true, dirty: any_dirty || options.mode == Mode::Back };
+        superblock.seal = options.disk.map(|disk| Seal { id: disk.id, content: disk.now });
         write_superblock(&*fast, &mut superblock)?;
         let intents = Intents::new(layout, loaded.intents);
         let state = State::new(loaded.lines, options.policy.clone(), intents, loaded.number, loaded.synced);

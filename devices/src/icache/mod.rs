@@ -47,8 +47,8 @@ mod stats;
 mod write;
 mod writeback;
 
-pub use create::create;
-pub use options::{Mode, OpenOptions};
+pub use create::{create, seal};
+pub use options::{DiskState, Mode, OpenOptions};
 pub use stats::{Cached, ClassStats, Stats};
 
 use format::{LINE_U64, Layout, Superblock};

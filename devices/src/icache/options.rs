@@ -14,6 +14,17 @@ pub enum Mode {
     Around,
 }
 
+/// What tells a disk from others, and from itself when somebody has changed it without its cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskState {
+    /// Its identity, if it has one.
+    pub id: [u8; 16],
+    /// A number that its content had before it was opened, and that changes when the content does; 0 if nobody knows.
+    pub before: u64,
+    /// The number that it has now, while it is open, and will have if nobody else opens it; 0 if nobody knows.
+    pub now: u64,
+}
+
 /// How a cache is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
@@ -27,9 +38,11 @@ pub struct OpenOptions {
     pub sequential: Option<u64>,
     /// Lines of a hundred that may be dirty. More are written back before the next write.
     pub dirty: u8,
-    /// A cache whose journal is damaged is emptied, although lines may have been dirty: writes that were flushed are
-    /// lost. Without it, opening such a cache is an error.
+    /// A cache whose journal is damaged, or whose disk was changed without it, is emptied, although lines may have been
+    /// dirty: writes that were flushed are lost. Without it, opening such a cache is an error.
     pub abandon_dirty: bool,
+    /// Which disk it is. If nobody says, a cache of another disk of the same size is not told from the right one.
+    pub disk: Option<DiskState>,
 }
 
 impl Default for OpenOptions {
@@ -41,6 +54,7 @@ impl Default for OpenOptions {
             sequential: Some(4 << 20),
             dirty: 25,
             abandon_dirty: false,
+            disk: None,
         }
     }
 }

@@ -31,6 +31,7 @@ pub use copy::{Copied, CopyOptions, copy};
 pub use extent::Located;
 pub use format::{Format, UnknownFormat};
 pub use new::{NewImage, NewImageOptions};
+pub(crate) use open::modified;
 pub use open::{BackingPolicy, Image, ImageSpec};
 pub use overlay::{Parent, commit, reattach};
 pub use qcow2::{NamedBacking, Qcow2Source};

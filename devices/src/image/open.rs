@@ -274,13 +274,7 @@ impl Image {
             let (uuid, content) = (superblock.uuid, superblock.generation);
             return Ok(Identity { uuid, size: superblock.size, content });
         }
-        let metadata = std::fs::metadata(&self.path)
-            .map_err(|error| Error::from_io(Operation::Open, error).on(&self.path))?;
-        // That of a block device is the time of its node, which says nothing.
-        let modified = if metadata.file_type().is_file() { metadata.modified().ok() } else { None };
-        let since = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-        let content = since.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0);
-        Ok(Identity { uuid: [0; 16], size: self.size(), content })
+        Ok(Identity { uuid: [0; 16], size: self.size(), content: modified(&self.path)? })
     }
 
     /// Makes the disk `size` bytes long. What is new reads as zeros, whatever a backing image holds there.
@@ -308,6 +302,16 @@ impl Image {
             Disk::Selfie(disk) => &disk.selfie,
         }
     }
+}
+
+/// When a file was modified, in nanoseconds; 0 where nobody knows.
+pub(crate) fn modified(path: &Path) -> Result<u64> {
+    let metadata =
+        std::fs::metadata(path).map_err(|error| Error::from_io(Operation::Open, error).on(path))?;
+    // That of a block device is the time of its node, which says nothing.
+    let modified = if metadata.file_type().is_file() { metadata.modified().ok() } else { None };
+    let since = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    Ok(since.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0))
 }
 
 fn open_qcow2(spec: &ImageSpec, chain: &mut Chain) -> Result<(Disk, Option<Arc<Image>>)> {

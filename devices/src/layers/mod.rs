@@ -14,11 +14,12 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::block::{BlockDevice, Error, ErrorKind, Geometry, Operation, Result, StorageCounts};
-use crate::icache::ICache;
+use crate::block::{BlockDevice, Error, ErrorKind, FileStorage, Geometry, Operation, Result, StorageCounts};
+use crate::icache::{self, DiskState, ICache};
 use crate::idedup::{self, Idedup};
-use crate::image::{Image, ImageSpec, Located};
+use crate::image::{Format, Image, ImageSpec, Located, modified};
 use crate::io_class::IoTag;
+use crate::selfie::Identity;
 
 mod create;
 mod fast;
@@ -44,7 +45,12 @@ pub struct StackSpec {
 pub struct Stack {
     image: Arc<Image>,
     dedup: Option<Arc<Idedup>>,
-    cache: Option<Arc<ICache>>,
+    cache: Option<Cache>,
+}
+
+struct Cache {
+    cache: Arc<ICache>,
+    fast: Arc<FileStorage>,
 }
 
 impl fmt::Debug for Stack {
@@ -65,6 +71,8 @@ impl Stack {
     /// size than it should.
     pub fn open(spec: &StackSpec) -> Result<Self> {
         let image = Arc::new(Image::open(&spec.image)?);
+        // Before anybody writes to it.
+        let state = state_of(&image)?;
         let on = |path: &Path, error: Error| if error.path().is_none() { error.on(path) } else { error };
         let dedup = match spec.layers.dedup {
             None => None,
@@ -81,9 +89,11 @@ impl Stack {
         let mut stack = Self { image, dedup, cache: None };
         if let Some(cache) = &spec.layers.cache {
             let slow = stack.top();
-            let fast = fast::open(cache, slow.geometry().size)?;
-            let opened = ICache::open(Arc::new(fast), slow, cache.options.clone());
-            stack.cache = Some(Arc::new(opened.map_err(|error| on(&cache.path, error))?));
+            let fast = Arc::new(fast::open(cache, slow.geometry().size)?);
+            let options = icache::OpenOptions { disk: Some(state), ..cache.options.clone() };
+            let opened = ICache::open(Arc::clone(&fast) as _, slow, options);
+            let opened = opened.map_err(|error| on(&cache.path, error))?;
+            stack.cache = Some(Cache { cache: Arc::new(opened), fast });
         }
         Ok(stack)
     }
@@ -91,7 +101,7 @@ impl Stack {
     /// The topmost layer, or the image.
     fn top(&self) -> Arc<dyn BlockDevice> {
         match (&self.cache, &self.dedup) {
-            (Some(cache), _) => Arc::clone(cache) as _,
+            (Some(cache), _) => Arc::clone(&cache.cache) as _,
             (None, Some(dedup)) => Arc::clone(dedup) as _,
             (None, None) => Arc::clone(&self.image) as _,
         }
@@ -99,7 +109,7 @@ impl Stack {
 
     fn device(&self) -> &dyn BlockDevice {
         match (&self.cache, &self.dedup) {
-            (Some(cache), _) => &**cache,
+            (Some(cache), _) => &*cache.cache,
             (None, Some(dedup)) => &**dedup,
             (None, None) => &*self.image,
         }
@@ -114,7 +124,7 @@ impl Stack {
     /// The cache, if there is one.
     #[must_use]
     pub fn cache(&self) -> Option<&ICache> {
-        self.cache.as_deref()
+        self.cache.as_ref().map(|cache| &*cache.cache)
     }
 
     /// The deduplication, if there is one.
@@ -162,11 +172,30 @@ impl Stack {
         let Self { image, dedup, cache } = self;
         let path = image.path().to_owned();
         let used = || Error::new(ErrorKind::Locked, Operation::Flush).on(&path).because("it is still in use");
+        let raw = image.format() == Format::Raw;
+        let (cache, fast) = cache.map(|cache| (cache.cache, cache.fast)).unzip();
         let cache = cache.map(|cache| Arc::into_inner(cache).ok_or_else(used).and_then(ICache::close));
         let dedup = dedup.map(|dedup| Arc::into_inner(dedup).ok_or_else(used).and_then(Idedup::close));
         let image = Arc::into_inner(image).ok_or_else(used).and_then(Image::close);
-        cache.unwrap_or(Ok(())).and(dedup.unwrap_or(Ok(()))).and(image)
+        cache.unwrap_or(Ok(())).and(dedup.unwrap_or(Ok(()))).and(image)?;
+        match fast {
+            // What was written last has set the time of modification.
+            Some(fast) if raw => icache::seal(&*fast, modified(&path)?),
+            _ => Ok(()),
+        }
     }
+}
+
+/// What a cache is told of the disk before which it is put.
+fn state_of(image: &Image) -> Result<DiskState> {
+    let Identity { uuid, content, .. } = image.identity()?;
+    // Opening a Selfie image for writing counts; a raw image has its number when it is closed.
+    let now = match image.format() {
+        Format::Selfie if !image.geometry().read_only => content + 1,
+        Format::Raw if !image.geometry().read_only => 0,
+        _ => content,
+    };
+    Ok(DiskState { id: uuid, before: content, now })
 }
 
 const NOT_DEDUP: &str = "it holds no deduplicated disk; `sky-img create --dedup` makes one";

@@ -108,6 +108,67 @@ fn what_is_dropped_is_recovered_through_all_layers() {
     disk.close().unwrap();
 }
 
+/// Whoever uses the image without its cache makes it stale.
+#[test]
+fn a_cache_notices_that_its_disk_was_changed() {
+    for (format, crashed) in [(Format::Raw, false), (Format::Selfie, false), (Format::Selfie, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path(), format, "cache");
+        let mut with_cache = spec(folder.path(), format, "cache");
+        with_cache.layers.cache.as_mut().unwrap().options.mode = Mode::Through;
+        let alone = StackSpec { layers: Layers::default(), ..with_cache.clone() };
+        let held = |disk: &Stack| {
+            disk.stats().cache.unwrap().classes.iter().map(|class| class.counters.lines).sum::<u32>()
+        };
+        let disk = Stack::open(&with_cache).unwrap();
+        disk.write(0, &pattern(1), &[]).unwrap();
+        disk.flush().unwrap();
+        if crashed {
+            drop(disk)
+        } else {
+            disk.close().unwrap()
+        }
+        if !crashed {
+            let disk = Stack::open(&with_cache).unwrap();
+            assert_eq!(held(&disk), 256, "{format}: nobody has changed it");
+            disk.close().unwrap();
+        }
+        let disk = Stack::open(&alone).unwrap();
+        disk.write(0, &pattern(2), &[]).unwrap();
+        disk.close().unwrap();
+        let disk = Stack::open(&with_cache).unwrap();
+        assert_eq!(held(&disk), 0, "{format}");
+        let mut found = vec![0; LENGTH];
+        disk.read(0, &mut found, &[]).unwrap();
+        assert!(found == pattern(2), "{format}");
+        disk.close().unwrap();
+    }
+}
+
+/// What only the cache has is not thrown away for that, and a cache of another disk is not taken.
+#[test]
+fn a_stale_cache_with_writes_of_its_own_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path(), Format::Selfie, "");
+    let with_cache = spec(folder.path(), Format::Selfie, "cache");
+    let disk = Stack::open(&with_cache).unwrap();
+    disk.write(0, &pattern(1), &[]).unwrap();
+    disk.flush().unwrap();
+    drop(disk);
+    let alone = StackSpec { layers: Layers::default(), ..with_cache.clone() };
+    Stack::open(&alone).unwrap().close().unwrap();
+    let error = Stack::open(&with_cache).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("changed without its cache"), "{error}");
+    let mut abandoned = with_cache.clone();
+    abandoned.layers.cache.as_mut().unwrap().options.abandon_dirty = true;
+    Stack::open(&abandoned).unwrap().close().unwrap();
+    std::fs::remove_file(folder.path().join("disk")).unwrap();
+    make(folder.path(), Format::Selfie, "");
+    let error = Stack::open(&with_cache).unwrap_err();
+    assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("another disk"), "{error}");
+}
+
 #[test]
 fn what_does_not_go_together_is_refused() {
     let folder = tempfile::tempdir().unwrap();

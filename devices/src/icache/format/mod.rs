@@ -8,7 +8,7 @@ mod superblock;
 
 pub(super) use layout::Layout;
 pub(super) use page::{Decoded, PAGE_FREES, PAGE_SETS, Page, REGIONS, Refreshed, Set, refresh_room};
-pub(super) use superblock::{Flags, Superblock, decode, encode, newest};
+pub(super) use superblock::{Flags, Seal, Superblock, decode, encode, newest};
 
 /// Bytes of a line, of a page of the journal, and of a superblock.
 pub(super) const LINE: usize = 4096;

@@ -17,6 +17,14 @@ pub(in crate::icache) struct Flags {
     pub(in crate::icache) dirty: bool,
 }
 
+/// The disk that the lines are of, as the user of a cache knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::icache) struct Seal {
+    pub(in crate::icache) id: [u8; 16],
+    /// A number that is another when somebody has changed the disk without its cache; 0 if nobody can tell.
+    pub(in crate::icache) content: u64,
+}
+
 /// The cache's description of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::icache) struct Superblock {
@@ -27,6 +35,8 @@ pub(in crate::icache) struct Superblock {
     pub(in crate::icache) flags: Flags,
     /// The last page of the journal, when the cache was closed; everything up to it is durable.
     pub(in crate::icache) last_page: u64,
+    /// The disk, if its user has said which it is.
+    pub(in crate::icache) seal: Option<Seal>,
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
@@ -44,7 +54,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 /// The bytes of a superblock.
 pub(in crate::icache) fn encode(superblock: &Superblock) -> Vec<u8> {
     let mut bytes = vec![0; LINE];
-    let Superblock { generation, uuid, layout, flags, last_page } = superblock;
+    let Superblock { generation, uuid, layout, flags, last_page, seal } = superblock;
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
     bytes[12..16].copy_from_slice(&layout.lines.to_le_bytes());
@@ -52,8 +62,12 @@ pub(in crate::icache) fn encode(superblock: &Superblock) -> Vec<u8> {
     bytes[24..40].copy_from_slice(uuid);
     bytes[40..48].copy_from_slice(&layout.slow.to_le_bytes());
     bytes[48..56].copy_from_slice(&last_page.to_le_bytes());
-    let flags = u32::from(flags.in_use) | u32::from(flags.dirty) << 1;
+    let flags = u32::from(flags.in_use) | u32::from(flags.dirty) << 1 | u32::from(seal.is_some()) << 2;
     bytes[56..60].copy_from_slice(&flags.to_le_bytes());
+    if let Some(Seal { id, content }) = seal {
+        bytes[64..80].copy_from_slice(id);
+        bytes[80..88].copy_from_slice(&content.to_le_bytes());
+    }
     let sum = crc32c::crc32c(&bytes[..LINE - 4]);
     bytes[LINE - 4..].copy_from_slice(&sum.to_le_bytes());
     bytes
@@ -79,8 +93,11 @@ pub(in crate::icache) fn decode(bytes: &[u8]) -> Result<Superblock> {
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&bytes[24..40]);
     let flags = u32_at(bytes, 56);
+    let mut id = [0; 16];
+    id.copy_from_slice(&bytes[64..80]);
+    let seal = (flags & 4 != 0).then(|| Seal { id, content: u64_at(bytes, 80) });
     let flags = Flags { in_use: flags & 1 != 0, dirty: flags & 2 != 0 };
-    Ok(Superblock { generation, uuid, layout, flags, last_page })
+    Ok(Superblock { generation, uuid, layout, flags, last_page, seal })
 }
 
 /// The copy that counts.
