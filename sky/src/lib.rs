@@ -40,6 +40,6 @@ pub mod trap;
 
 pub use config::Config;
 pub use error::{Error, Result};
-pub use report::{CallCount, Report, Stops};
+pub use report::{CallCount, Report, Stops, Summary};
 pub use sky::{ListedProcess, Listing, Sky};
 pub use trap::engine::{Removal, Vcpu};

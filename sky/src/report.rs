@@ -119,6 +119,42 @@ impl Report {
     }
 }
 
+/// What a report comes to in one line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Processes that are monitored, or were.
+    pub processes: usize,
+    /// System calls that they entered.
+    pub calls: u64,
+    /// Disk blocks written that belong to a file.
+    pub data: u64,
+    /// Disk blocks written that are the file system's.
+    pub metadata: u64,
+    /// Disk blocks written of which nothing is known.
+    pub unknown: u64,
+    /// Disk blocks read that a process has named.
+    pub named: u64,
+}
+
+impl From<&Report> for Summary {
+    fn from(report: &Report) -> Self {
+        let BlockCounts { data, metadata, unknown, named, .. } = report.blocks;
+        let calls = report.calls.values().map(|call| call.entered).sum();
+        Self { processes: report.processes.len(), calls, data, metadata, unknown, named }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { processes, calls, data, metadata, unknown, named } = self;
+        write!(
+            f,
+            "{processes} processes, {calls} calls; blocks written: {data} data, {metadata} metadata, {unknown} unknown; \
+             read: {named} named"
+        )
+    }
+}
+
 /// What else is known of a file's blocks.
 fn known(file: &FileSummary) -> String {
     let signs = [

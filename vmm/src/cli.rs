@@ -102,8 +102,12 @@ pub struct Run {
     /// Write counters of the run there at its end (JSON)
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
+    /// Say on standard error every so many seconds what was seen so far, in one line
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub report_every: Option<u32>,
     /// Read options from a TOML file with the keys kernel, initrd, cmdline, cpus, memory, monitor, trace,
-    /// trace_format, block_log, control, stats, and one `[[disk]]` table per disk; what is given on the command line wins
+    /// trace_format, block_log, control, stats, report_every, and one `[[disk]]` table per disk; what is given on the
+    /// command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Report the end of the run, or what is wrong, as one line of JSON on standard error
@@ -130,6 +134,7 @@ impl Run {
             block_log: self.block_log.clone(),
             control: self.control.clone(),
             stats: self.stats.clone(),
+            report_every: self.report_every,
         };
         Ok(match &self.config {
             Some(path) => options.or(Options::from_file(path)?),

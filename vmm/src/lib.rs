@@ -22,5 +22,6 @@ pub mod error;
 pub mod exit;
 pub mod machine;
 pub mod monitor;
+pub mod periodic;
 pub mod stats;
 pub mod vcpu;

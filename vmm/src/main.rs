@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use serde_json::json;
+use sky::Summary;
 use sky::config::MechanismChoice;
 use sky::observer::Observer;
 use sky_vmm::block_log::BlockLog;
@@ -19,6 +20,7 @@ use sky_vmm::error::{Error, Result};
 use sky_vmm::exit::STATUS_UNUSABLE;
 use sky_vmm::machine::{Machine, OpenDisks, Outcome};
 use sky_vmm::monitor::{Monitor, open_trace};
+use sky_vmm::periodic::Periodic;
 use sky_vmm::vcpu::hook::{Extension, NoExtension};
 use tracing::Level;
 
@@ -127,11 +129,23 @@ fn run_monitored(config: &VmConfig, monitored: sky::Config, json: bool) -> Resul
         }
         None => None,
     };
+    let periodic = config.report_every.map(|interval| {
+        let sky = Arc::clone(monitor.sky());
+        Periodic::start(interval, move |seconds| {
+            let summary = Summary::from(&sky.report());
+            if json {
+                eprintln!("{}", json!({ "seconds": seconds, "seen": summary }));
+            } else {
+                eprintln!("sky: {seconds} s: {summary}");
+            }
+        })
+    });
     let mut ran = Machine::new(config, Arc::clone(&monitor) as Arc<dyn Extension>).and_then(|mut machine| {
         machine.lend_disks(&disks);
         machine.run()
     });
     drop(control);
+    drop(periodic);
     if let Some(trace) = trace {
         // It was told when it happened, unless it happened just now; the run itself went well.
         let _ = trace.finish();

@@ -68,6 +68,11 @@ pub enum ConfigError {
         "--block-log needs --monitor, which says whose blocks to know, or --control, by which that is said later"
     )]
     NothingToLog,
+    /// Lines about what was seen are asked for, but nobody is watched.
+    #[error(
+        "--report-every needs --monitor, which says whom to watch, or --control, by which that is said later"
+    )]
+    NothingToReport,
     /// A size that is not one.
     #[error("`{text}` is not a size: write a number, with K, M, G or T behind it for KiB, MiB, GiB or TiB")]
     Size {

@@ -32,6 +32,7 @@ const KNOWN: &[&str] = &[
     "block_log",
     "control",
     "stats",
+    "report_every",
 ];
 
 impl Options {
@@ -60,6 +61,12 @@ impl Options {
                 "block_log" => options.block_log = Some(PathBuf::from(string("block_log", value, &place)?)),
                 "control" => options.control = Some(PathBuf::from(string("control", value, &place)?)),
                 "stats" => options.stats = Some(PathBuf::from(string("stats", value, &place)?)),
+                "report_every" => {
+                    options.report_every = Some(
+                        number(&value)
+                            .ok_or_else(|| wrong("report_every", &value, &place, "a number of seconds"))?,
+                    );
+                }
                 "cmdline" => options.cmdline = Some(string("cmdline", value, &place)?),
                 "cpus" => {
                     options.cpus =

@@ -9,6 +9,7 @@
 //! Nothing here opens a kernel or a disk; those errors come from whoever opens them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sky::trace::TraceFormat;
 
@@ -63,6 +64,8 @@ pub struct Options {
     pub control: Option<PathBuf>,
     /// Where to write counters at the end.
     pub stats: Option<PathBuf>,
+    /// Seconds between two lines about what was seen.
+    pub report_every: Option<u32>,
 }
 
 impl Options {
@@ -82,6 +85,7 @@ impl Options {
             block_log: self.block_log.or(file.block_log),
             control: self.control.or(file.control),
             stats: self.stats.or(file.stats),
+            report_every: self.report_every.or(file.report_every),
         }
     }
 
@@ -110,6 +114,9 @@ impl Options {
         if self.block_log.is_some() && self.monitor.is_none() && self.control.is_none() {
             return Err(ConfigError::NothingToLog);
         }
+        if self.report_every.is_some() && self.monitor.is_none() && self.control.is_none() {
+            return Err(ConfigError::NothingToReport);
+        }
         let format = self.trace_format.unwrap_or_default();
         Ok(VmConfig {
             kernel,
@@ -123,6 +130,7 @@ impl Options {
             block_log: self.block_log,
             control: self.control,
             stats: self.stats,
+            report_every: self.report_every.map(|seconds| Duration::from_secs(seconds.max(1).into())),
         })
     }
 }
@@ -170,6 +178,8 @@ pub struct VmConfig {
     pub control: Option<PathBuf>,
     /// Where to write counters at the end.
     pub stats: Option<PathBuf>,
+    /// Time between two lines about what was seen.
+    pub report_every: Option<Duration>,
 }
 
 /// Where and how system calls are written down.
@@ -237,6 +247,8 @@ mod tests {
         assert_eq!(json.complete().unwrap().trace.unwrap().format, TraceFormat::Json);
         let logged = Options { block_log: Some("b".into()), ..options() };
         assert_eq!(logged.complete(), Err(ConfigError::NothingToLog));
+        let reported = Options { report_every: Some(5), ..options() };
+        assert_eq!(reported.complete(), Err(ConfigError::NothingToReport));
     }
 
     #[test]
