@@ -48,6 +48,7 @@ mod table;
 mod write;
 
 pub use check::{CheckReport, check};
+pub use index::FingerprintIndex;
 pub use layout::create;
 pub use options::{CreateOptions, Hints, OpenOptions, Unique, Verify};
 pub use stats::Stats;
