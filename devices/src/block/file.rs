@@ -32,8 +32,8 @@ mod space;
 
 pub use options::{Cache, FileOptions};
 
-/// Threads that read many requests where io_uring is refused.
-const READERS: usize = 8;
+/// Threads that serve many requests where io_uring is refused, or does not help.
+const THREADS: usize = 8;
 
 /// An open and locked file.
 #[derive(Debug)]
@@ -228,20 +228,24 @@ impl FileStorage {
         })
     }
 
-    /// Reads by a few threads. Where none can be had, the caller's does it all.
-    fn read_by_threads(&self, requests: &mut [(u64, &mut [u8])]) -> Result<()> {
-        let readers = READERS.min(requests.len());
-        let queue = Mutex::new(requests.iter_mut());
+    /// Serves each request by one of a few threads. Where none can be had, the caller's does it all.
+    fn by_threads<R: Send>(
+        &self,
+        requests: impl ExactSizeIterator<Item = R> + Send,
+        serve: impl Fn(R) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let threads = THREADS.min(requests.len());
+        let queue = Mutex::new(requests);
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         let work = || -> Result<()> {
-            while let Some((offset, buffer)) = next() {
-                self.read(*offset, buffer)?;
+            while let Some(request) = next() {
+                serve(request)?;
             }
             Ok(())
         };
         thread::scope(|scope| {
             let others: Vec<_> =
-                (1..readers).filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
+                (1..threads).filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
             let own = work();
             let panicked = |_| Err(self.refused(ErrorKind::Io, Operation::Read, 0, 0));
             others.into_iter().map(|other| other.join().unwrap_or_else(panicked)).fold(own, Result::and)
@@ -268,8 +272,8 @@ impl Storage for FileStorage {
         for (offset, buffer) in requests.iter() {
             self.check(Operation::Read, *offset, length_of(buffer))?;
         }
-        if requests.len() > READERS && self.rings.are_refused() {
-            return self.read_by_threads(requests);
+        if requests.len() > THREADS && self.rings.are_refused() {
+            return self.by_threads(requests.iter_mut(), |(offset, buffer)| self.read(*offset, buffer));
         }
         self.read_each(requests, &mut |_, _| Ok(()))
     }
@@ -311,6 +315,13 @@ impl Storage for FileStorage {
         self.check_writable(Operation::Write, offset, length)?;
         self.check(Operation::Write, offset, length)?;
         self.write_pieces(offset, data).map_err(|error| self.failed(Operation::Write, offset, length, error))
+    }
+
+    fn write_many(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
+        if pieces.len() > THREADS {
+            return self.by_threads(pieces.iter(), |(offset, data)| self.write(*offset, data));
+        }
+        pieces.iter().try_for_each(|(offset, data)| self.write(*offset, data))
     }
 
     /// One `fdatasync` serves all callers that came before it began.

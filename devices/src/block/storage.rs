@@ -69,6 +69,14 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// The range is not below [`size`](Self::size), or the medium failed; then any part of it may have been written.
     fn write(&self, offset: u64, data: &[u8]) -> Result<()>;
 
+    /// Writes each piece at its byte offset, in any order and many at a time where that is quicker. They do not overlap.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), for any of them; any part of each may have been written.
+    fn write_many(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
+        pieces.iter().try_for_each(|(offset, data)| self.write(*offset, data))
+    }
+
     /// Makes everything durable that returned before this call: writes, growth and holes.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! What blocks are recognised by.
 
+use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 
 use xxhash_rust::xxh3::xxh3_128;
@@ -27,6 +28,19 @@ impl Fingerprint {
     /// Other bits, which are as good as any of long fingerprints.
     pub(super) fn more_bits(&self) -> u64 {
         super::page::u64_at(&self.0, 8)
+    }
+}
+
+// In the order of `bits`, so that those of one bucket lie side by side.
+impl Ord for Fingerprint {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bits().cmp(&other.bits()).then_with(|| self.0.cmp(&other.0))
+    }
+}
+
+impl PartialOrd for Fingerprint {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

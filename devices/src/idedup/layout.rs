@@ -92,6 +92,17 @@ impl Layout {
         })
     }
 
+    /// That of an index for so many blocks, of an image that nobody will make.
+    pub(super) fn of_index(blocks: u32) -> Result<Self> {
+        let size = u64::from(blocks) * B;
+        Self::new(Identity(0), Verify::Fingerprint, size, blocks.into(), *JOURNAL_PAGES.start())
+    }
+
+    /// Bytes up to the end of the index.
+    pub(super) fn index_end(&self) -> u64 {
+        self.data
+    }
+
     /// Place of checkpoint number `number`.
     pub(super) fn checkpoint_place(&self, number: u64) -> u64 {
         2 * B + if number % 2 == 1 { 0 } else { self.checkpoint }

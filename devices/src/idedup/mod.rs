@@ -40,6 +40,7 @@ mod lru;
 mod options;
 mod page;
 mod read;
+mod secret;
 mod space;
 mod state;
 mod stats;
@@ -47,6 +48,7 @@ mod table;
 mod write;
 
 pub use check::{CheckReport, check};
+pub use index::FingerprintIndex;
 pub use layout::{create, size_of_image};
 pub use options::{CreateOptions, Hints, OpenOptions, Unique, Verify};
 pub use stats::Stats;
@@ -57,6 +59,7 @@ use journal::Journal;
 use layout::Layout;
 use locks::Regions;
 use page::BLOCK;
+use secret::Secret;
 use state::State;
 use stats::{Counters, count};
 use write::Chunk;
@@ -80,6 +83,8 @@ struct Core {
     /// Flushes that have begun.
     begun: AtomicU64,
     index: Mutex<Index>,
+    /// What names the blocks that are remembered; nothing if none are.
+    secret: Option<Secret>,
     /// The medium has failed in a way that leaves its content unknown: nothing is written any more.
     failed: AtomicBool,
     counters: Counters,
@@ -112,6 +117,7 @@ impl Idedup {
             storage.sync()?;
         }
         let remembered = options.hints.map_or(0, |hints| hints.remembered);
+        let secret = if remembered > 0 { Some(Secret::draw()?) } else { None };
         let found = load::load(&*storage, &layout, remembered)?;
         let mut index =
             Index::new(Arc::clone(&storage), layout, options.index_memory, found.checkpoint.buckets.clone());
@@ -135,6 +141,7 @@ impl Idedup {
             commit: Mutex::new(commit),
             begun: AtomicU64::new(0),
             index: Mutex::new(index),
+            secret,
             failed: AtomicBool::new(false),
             counters: Counters::default(),
         };

@@ -37,10 +37,10 @@ impl Core {
         if !reads.is_empty() {
             self.storage.read_many(&mut reads)?;
         }
-        if remember && self.options.hints.is_some_and(|hints| hints.remembered > 0) {
+        if remember && self.secret.is_some() {
             let there = blocks.chunks_exact(BLOCK).zip(&places).filter(|(_, physical)| **physical != 0);
             let named: Vec<_> =
-                there.map(|(block, physical)| (self.layout.verify.name(block), *physical)).collect();
+                there.filter_map(|(block, physical)| Some((self.short_name(block)?, *physical))).collect();
             let mut state = lock(&self.state);
             for (name, physical) in named {
                 let claim = state.claim(physical);

@@ -14,6 +14,8 @@ const _: () = assert!(HEADER + 4 * WORDS == BLOCK);
 pub(super) struct Table {
     pages: Vec<Option<Box<[u32; WORDS]>>>,
     dirty: BTreeSet<u32>,
+    /// The one of them that has changed last.
+    latest: Option<u32>,
 }
 
 /// The page of a number, and its place there.
@@ -26,7 +28,7 @@ impl Table {
     pub(super) fn new(length: u32) -> Self {
         let mut pages = Vec::new();
         pages.resize_with((length as usize).div_ceil(WORDS), || None);
-        Self { pages, dirty: BTreeSet::new() }
+        Self { pages, dirty: BTreeSet::new(), latest: None }
     }
 
     pub(super) fn get(&self, at: u32) -> u32 {
@@ -42,8 +44,11 @@ impl Table {
             return;
         }
         page.get_or_insert_with(|| Box::new([0; WORDS]))[place] = value;
-        // There are fewer pages than numbers.
-        self.dirty.insert(at / PER_PAGE);
+        let page = at / PER_PAGE;
+        if self.latest != Some(page) {
+            self.latest = Some(page);
+            self.dirty.insert(page);
+        }
     }
 
     /// The numbers that are not zero, with their places.
@@ -96,6 +101,7 @@ impl Table {
     /// All changes are durable.
     pub(super) fn clean(&mut self) {
         self.dirty.clear();
+        self.latest = None;
     }
 }
 

@@ -134,14 +134,12 @@ impl Core {
                 count(&self.counters.unique_blocks, 1);
                 Fate::New(None)
             } else {
-                let name = self.layout.verify.name(block);
-                let like = named.get(&name).copied();
-                match like.filter(|like| blocks[like * BLOCK..][..BLOCK] == *block) {
-                    Some(like) => {
-                        count(&self.counters.answered_request, 1);
-                        Fate::Like(like)
-                    }
-                    None => self.find(name, block, tag)?.map_or(Fate::New(Some(name)), Fate::Shared),
+                match self.recall(block, tag)? {
+                    Some(physical) => Fate::Shared(physical),
+                    None => self.look_up(block, |name| {
+                        let like = named.get(&name).copied();
+                        like.filter(|like| blocks[like * BLOCK..][..BLOCK] == *block)
+                    })?,
                 }
             };
             if let (Fate::New(Some(name)), 0 | 1) = (fate, self.options.threshold) {
@@ -176,22 +174,45 @@ impl Core {
         }
     }
 
-    /// A block that holds the same, with a reference taken to it.
-    fn find(&self, name: Fingerprint, block: &[u8], tag: Option<&IoTag>) -> Result<Option<u32>> {
-        if self.options.hints.is_some() {
-            let mut state = lock(&self.state);
-            if let Some(claim) = state.recent.get(&name).copied() {
-                if state.reserve(claim) {
-                    drop(state);
-                    count(&self.counters.answered_recent, 1);
-                    if tag.is_some_and(|tag| tag.copied_from.is_some()) {
-                        count(&self.counters.answered_copies, 1);
-                    }
-                    return self.compare(claim.physical, block);
-                }
-                state.recent.remove(&name);
-            }
+    /// What a block is remembered by; nothing if none are remembered.
+    pub(super) fn short_name(&self, block: &[u8]) -> Option<Fingerprint> {
+        let secret = self.secret.as_ref()?;
+        Some(match self.layout.verify {
+            Verify::Fingerprint => secret.name(block),
+            // These are short themselves, and weak ones are to be found out.
+            verify @ Verify::Compare { .. } => verify.name(block),
+        })
+    }
+
+    /// A block that was read or written lately and holds the same, with a reference taken to it.
+    fn recall(&self, block: &[u8], tag: Option<&IoTag>) -> Result<Option<u32>> {
+        let Some(name) = self.short_name(block) else { return Ok(None) };
+        let mut state = lock(&self.state);
+        let Some(claim) = state.recent.get(&name).copied() else { return Ok(None) };
+        if !state.reserve(claim) {
+            state.recent.remove(&name);
+            return Ok(None);
         }
+        drop(state);
+        count(&self.counters.answered_recent, 1);
+        if tag.is_some_and(|tag| tag.copied_from.is_some()) {
+            count(&self.counters.answered_copies, 1);
+        }
+        self.compare(claim.physical, block)
+    }
+
+    /// What becomes of a block that is not remembered, if the chunk has none `like` it so far.
+    fn look_up(&self, block: &[u8], like: impl Fn(Fingerprint) -> Option<usize>) -> Result<Fate> {
+        let name = self.layout.verify.name(block);
+        if let Some(like) = like(name) {
+            count(&self.counters.answered_request, 1);
+            return Ok(Fate::Like(like));
+        }
+        Ok(self.find(name, block)?.map_or(Fate::New(Some(name)), Fate::Shared))
+    }
+
+    /// A block that the index says to hold the same, with a reference taken to it.
+    fn find(&self, name: Fingerprint, block: &[u8]) -> Result<Option<u32>> {
         let (claim, answered) = match lock(&self.index).find(&name) {
             Ok(found) => found,
             Err(_) => {
@@ -273,10 +294,18 @@ impl Core {
             .zip(places)
             .map(|(block, place)| if *place == 0 { 0 } else { crc32c::crc32c(block) })
             .collect();
+        let remembered: Vec<Option<Fingerprint>> = blocks
+            .chunks_exact(BLOCK)
+            .zip(fates)
+            .enumerate()
+            .map(|(number, (block, fate))| {
+                let known_file = tags.get(number).is_some_and(|tag| tag.source.is_some());
+                (known_file && matches!(fate, Fate::New(Some(_)))).then(|| self.short_name(block)).flatten()
+            })
+            .collect();
         {
             let mut state = lock(&self.state);
             for (number, (logical, fate)) in (first..).zip(fates).enumerate() {
-                let known_file = tags.get(number).is_some_and(|tag| tag.source.is_some());
                 match *fate {
                     Fate::Zeros => state.unmap(logical, logical + 1),
                     Fate::Shared(physical) => {
@@ -292,8 +321,8 @@ impl Core {
                         let claim = state.store(logical, places[number], crcs[number], name);
                         let Some(name) = name else { continue };
                         claims.push((name, claim));
-                        if known_file && self.options.hints.is_some() {
-                            state.recent.insert(name, claim);
+                        if let Some(short_name) = remembered[number] {
+                            state.recent.insert(short_name, claim);
                         }
                     }
                 }

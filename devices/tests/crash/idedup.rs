@@ -68,7 +68,7 @@ impl Subject for Idedup {
     fn open(&self, disk: &Arc<SimulatedDisk>, _parent: Option<&Arc<MemoryDisk>>) -> Outcome<Box<dyn Image>> {
         let options = OpenOptions {
             // Every now and then claims go to their buckets.
-            index_memory: 64 << 10,
+            index_memory: 16 << 10,
             hints: if *self == Self::Tight { None } else { OpenOptions::default().hints },
             ..OpenOptions::default()
         };

@@ -150,6 +150,31 @@ fn many_reads_are_the_reads_whichever_way_they_go() {
     }
 }
 
+#[test]
+fn many_writes_are_the_writes_and_one_that_fails_is_named() {
+    let size = 1 << 20;
+    let (file, content) = (file(&vec![0; size]), pattern(3, size));
+    let storage = storage(file.path(), Cache::Direct);
+    for count in [1, 5, 100] {
+        storage.write(0, &vec![0; size]).unwrap();
+        // Every second block, from the last to the first.
+        let pieces: Vec<_> = (0..count)
+            .rev()
+            .map(|number| (to_u64(number * 8192), &content[number * 8192..][..4096]))
+            .collect();
+        storage.write_many(&pieces).unwrap();
+        let mut there = vec![1; size];
+        storage.read(0, &mut there).unwrap();
+        for (number, blocks) in there.chunks(8192).enumerate() {
+            let expected = if number < count { &content[number * 8192..][..4096] } else { &[0; 4096] };
+            assert!(blocks[..4096] == *expected && blocks[4096..] == [0; 4096], "{number} of {count}");
+        }
+        let beyond: Vec<_> = pieces.iter().map(|(_, piece)| (to_u64(size), *piece)).collect();
+        assert_eq!(storage.write_many(&beyond).unwrap_err().kind(), ErrorKind::OutOfRange);
+    }
+    storage.write_many(&[]).unwrap();
+}
+
 /// Calls `each` with a storage that has io_uring, if the kernel has, and one that does without.
 fn both_ways(path: &Path, each: impl Fn(&FileStorage)) {
     for use_ring in [true, false] {

@@ -36,6 +36,11 @@ impl Filter {
         }
     }
 
+    /// Bytes that it takes, those of what is known apart.
+    pub(super) fn bytes(&self) -> usize {
+        self.bits.len()
+    }
+
     fn positions(&self, name: &Fingerprint) -> impl Iterator<Item = usize> + use<> {
         let bits = (self.segment * 8) as u64;
         // The first bits have chosen the bucket; those that say where in it are mixed again.

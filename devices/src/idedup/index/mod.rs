@@ -8,7 +8,8 @@
 //! It is a hint: what it loses is a duplicate that is not found. But it never makes a claim that is neither true nor
 //! refuted by the block's generation, so a claim may wait here until the journal has made it durable.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
 use super::fingerprint::Fingerprint;
@@ -17,19 +18,27 @@ use super::lru::Lru;
 use super::page::{self, BLOCK, Kind};
 use crate::block::{Result, Storage};
 
+mod alone;
 mod bucket;
 mod filter;
 
+pub use alone::FingerprintIndex;
 pub(super) use bucket::Claim;
 use filter::Filter;
 
-/// Buckets that are read or written at once.
-const BATCH: usize = 64;
+/// Buckets that are changed at once. Their pages come on top of the memory, so they are fewer where that is small.
+const BATCH: RangeInclusive<usize> = 32..=256;
+/// One byte in so many of the memory may come on top for them.
+const BATCH_PART: usize = 16;
+/// So many buckets between two that are changed are written too, as they are: a request takes longer than they do.
+const GAP: u64 = 4;
 /// Bytes of memory that a waiting claim takes, about.
-const WAITING: usize = 96;
+const WAITING: usize = 80;
 /// The same of a page, with what is known of it.
 const PAGE: usize = BLOCK + 96;
-const LEAST_MEMORY: usize = 64 << 10;
+/// One byte in so many of the memory is for pages. Few fingerprints are looked up twice.
+const PAGES: usize = 8;
+const LEAST_MEMORY: usize = 16 << 10;
 
 /// Where a question was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +64,45 @@ pub(super) struct IndexCounts {
     pub(super) dropped: u64,
 }
 
+/// Claims that go to one bucket, oldest first, with their serials.
+#[derive(Debug)]
+struct Group {
+    bucket: u64,
+    claims: Vec<(u64, Fingerprint, Claim)>,
+}
+
+/// Buckets side by side, with their pages.
+struct Run {
+    first: u64,
+    pages: Vec<u8>,
+}
+
+impl Run {
+    /// The bucket behind the last.
+    fn end(&self) -> u64 {
+        self.first + (self.pages.len() / BLOCK) as u64
+    }
+
+    /// Grows up to a bucket.
+    fn reach(&mut self, bucket: u64) {
+        let more = usize::try_from((bucket + 1).saturating_sub(self.end())).unwrap_or(0);
+        self.pages.resize(self.pages.len() + more * BLOCK, 0);
+    }
+
+    fn buckets(&mut self) -> impl Iterator<Item = (u64, &mut [u8])> {
+        (self.first..).zip(self.pages.chunks_exact_mut(BLOCK))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Index {
     storage: Arc<dyn Storage>,
     layout: Layout,
-    waiting: HashMap<Fingerprint, (u64, Claim)>,
+    /// In the order of their buckets.
+    waiting: BTreeMap<Fingerprint, (u64, Claim)>,
     most_waiting: usize,
+    /// Buckets that are changed at once.
+    batch: usize,
     /// Claims that were ever inserted.
     serial: u64,
     filter: Filter,
@@ -79,11 +121,12 @@ impl Index {
         Self {
             storage,
             layout,
-            waiting: HashMap::new(),
-            most_waiting: memory / 4 / WAITING,
+            waiting: BTreeMap::new(),
+            most_waiting: (memory - memory / PAGES - filter.bytes()) / WAITING,
+            batch: (memory / BATCH_PART / BLOCK).clamp(*BATCH.start(), *BATCH.end()),
             serial: 0,
             filter,
-            pages: Lru::new(memory / 4 / PAGE),
+            pages: Lru::new((memory / PAGES / PAGE).max(1)),
             written,
             counts: IndexCounts::default(),
         }
@@ -169,66 +212,103 @@ impl Index {
     /// The medium failed. What is in no bucket waits on, but no longer than there is memory for.
     pub(super) fn spill(&mut self, mark: u64, valid: &dyn Fn(Claim) -> bool) -> Result<()> {
         self.waiting.retain(|_, (_, claim)| valid(*claim));
-        let chosen = self.waiting.iter().filter(|(_, (serial, _))| *serial <= mark);
-        let mut claims: Vec<_> =
-            chosen.map(|(name, (serial, claim))| (self.bucket_of(name), *serial, *name, *claim)).collect();
-        claims.sort_unstable_by_key(|(bucket, serial, ..)| (*bucket, *serial));
-        let groups: Vec<_> = claims.chunk_by(|(a, ..), (b, ..)| a == b).collect();
-        let result = groups.chunks(BATCH).try_for_each(|groups| self.spill_some(groups, valid));
-        if result.is_err() && self.is_full() {
-            self.waiting.clear();
+        let mut done = Bound::Unbounded;
+        loop {
+            let (groups, last) = self.groups(done, mark);
+            let Some(last) = last else { return Ok(()) };
+            let result = self.spill_some(&groups, valid);
+            if result.is_err() && self.is_full() {
+                self.waiting.clear();
+            }
+            result?;
+            done = Bound::Excluded(last);
         }
-        result
+    }
+
+    /// The next claims up to `mark`, those of [`batch`](Self::batch) buckets at most, and the last of them.
+    fn groups(&self, behind: Bound<Fingerprint>, mark: u64) -> (Vec<Group>, Option<Fingerprint>) {
+        let (mut groups, mut last): (Vec<Group>, _) = (Vec::new(), None);
+        let claims = self.waiting.range((behind, Bound::Unbounded));
+        for (name, (serial, claim)) in claims.filter(|(_, (serial, _))| *serial <= mark) {
+            let bucket = self.bucket_of(name);
+            let claim = (*serial, *name, *claim);
+            let count = groups.len();
+            match groups.last_mut().filter(|group| group.bucket == bucket) {
+                Some(group) => group.claims.push(claim),
+                None if count == self.batch => break,
+                None => groups.push(Group { bucket, claims: vec![claim] }),
+            }
+            last = Some(*name);
+        }
+        groups.iter_mut().for_each(|group| group.claims.sort_unstable_by_key(|(serial, ..)| *serial));
+        (groups, last)
     }
 
     /// Puts the claims of some buckets there.
-    fn spill_some(
-        &mut self,
-        groups: &[&[(u64, u64, Fingerprint, Claim)]],
-        valid: &dyn Fn(Claim) -> bool,
-    ) -> Result<()> {
-        let mut buckets: Vec<(u64, Vec<u8>)> = Vec::new();
-        for (bucket, ..) in groups.iter().filter_map(|group| group.first()) {
-            let page = self.pages.get(bucket).cloned().unwrap_or_else(|| vec![0; BLOCK]);
-            buckets.push((*bucket, page));
+    fn spill_some(&mut self, groups: &[Group], valid: &dyn Fn(Claim) -> bool) -> Result<()> {
+        let mut runs: Vec<Run> = Vec::new();
+        for Group { bucket, .. } in groups {
+            match runs.last_mut().filter(|run| *bucket <= run.end() + GAP) {
+                Some(run) => run.reach(*bucket),
+                None => runs.push(Run { first: *bucket, pages: vec![0; BLOCK] }),
+            }
         }
-        let absent = |bucket: u64, index: &Self| index.is_written(bucket) && !index.pages.has(&bucket);
+        self.read_runs(&mut runs)?;
+        let group_of = |bucket: u64| {
+            groups.binary_search_by_key(&bucket, |group| group.bucket).ok().map(|at| &groups[at])
+        };
+        for (bucket, page) in runs.iter_mut().flat_map(Run::buckets) {
+            if let Some(group) = group_of(bucket) {
+                self.change(page, group, valid);
+            }
+        }
+        let pieces: Vec<(u64, &[u8])> =
+            runs.iter().map(|run| (self.layout.bucket_place(run.first), run.pages.as_slice())).collect();
+        self.storage.write_many(&pieces)?;
+        for (bucket, page) in runs.iter_mut().flat_map(Run::buckets) {
+            self.counts.writes += 1;
+            if group_of(bucket).is_some() {
+                self.pages.insert(bucket, page.to_vec());
+            }
+        }
+        for (_, name, _) in groups.iter().flat_map(|group| &group.claims) {
+            self.waiting.remove(name);
+        }
+        Ok(())
+    }
+
+    /// Puts claims into the page of their bucket, which is about to be written.
+    fn change(&mut self, page: &mut [u8], group: &Group, valid: &dyn Fn(Claim) -> bool) {
+        let (verify, bucket) = (self.layout.verify, group.bucket);
+        let mut entries: Vec<_> = bucket::entries(verify, page).filter(|(_, claim)| valid(*claim)).collect();
+        entries.retain(|(name, _)| group.claims.iter().all(|(_, newer, _)| newer != name));
+        entries.extend(group.claims.iter().map(|(_, name, claim)| (*name, *claim)));
+        self.counts.dropped += entries.len().saturating_sub(bucket_capacity(verify)) as u64;
+        page.copy_from_slice(&bucket::encode(verify, self.layout.identity, bucket, &entries));
+        // If its write fails it may have happened in part: what is kept of the bucket is what was there, or this.
+        self.pages.remove(&bucket);
+        self.filter.learn(bucket, bucket::entries(verify, page).map(|(name, _)| name));
+        let byte = usize::try_from(bucket / 8).ok().and_then(|at| self.written.get_mut(at));
+        byte.into_iter().for_each(|byte| *byte |= 1 << (bucket % 8));
+    }
+
+    /// Reads the buckets of runs that are not in memory; what never was a bucket is empty.
+    fn read_runs(&mut self, runs: &mut [Run]) -> Result<()> {
         let mut reads: Vec<(u64, &mut [u8])> = Vec::new();
-        for (bucket, page) in buckets.iter_mut().filter(|(bucket, _)| absent(*bucket, self)) {
-            reads.push((self.layout.bucket_place(*bucket), page));
+        for run in runs.iter_mut() {
+            let absent = |bucket: u64| self.is_written(bucket) && !self.pages.has(&bucket);
+            if (run.first..run.end()).any(absent) {
+                reads.push((self.layout.bucket_place(run.first), &mut run.pages));
+            }
         }
         self.storage.read_many(&mut reads)?;
-        for ((bucket, page), group) in buckets.iter_mut().zip(groups) {
-            if absent(*bucket, self) {
-                self.arrived(*bucket, page);
-            }
-            let verify = self.layout.verify;
-            let mut entries: Vec<_> =
-                bucket::entries(verify, page).filter(|(_, claim)| valid(*claim)).collect();
-            entries.retain(|(name, _)| group.iter().all(|(_, _, newer, _)| newer != name));
-            entries.extend(group.iter().map(|(_, _, name, claim)| (*name, *claim)));
-            self.counts.dropped += entries.len().saturating_sub(bucket_capacity(verify)) as u64;
-            *page = bucket::encode(verify, self.layout.identity, *bucket, &entries);
-        }
-        for run in buckets.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
-            let Some((first, _)) = run.first() else { continue };
-            let bytes: Vec<u8> = run.iter().flat_map(|(_, page)| page.iter().copied()).collect();
-            let written = self.storage.write(self.layout.bucket_place(*first), &bytes);
-            for (bucket, page) in run {
-                // A failed write may have happened in part: what is kept of the bucket is what was there, or this.
-                self.pages.remove(bucket);
-                let names = bucket::entries(self.layout.verify, page).map(|(name, _)| name);
-                self.filter.learn(*bucket, names);
-                let byte = usize::try_from(bucket / 8).ok().and_then(|at| self.written.get_mut(at));
-                byte.into_iter().for_each(|byte| *byte |= 1 << (bucket % 8));
-            }
-            written?;
-            self.counts.writes += run.len() as u64;
-            run.iter().for_each(|(bucket, page)| self.pages.insert(*bucket, page.clone()));
-        }
-        for (_, serial, name, _) in groups.iter().copied().flatten() {
-            if self.waiting.get(name).is_some_and(|(now, _)| now == serial) {
-                self.waiting.remove(name);
+        for (bucket, page) in runs.iter_mut().flat_map(Run::buckets) {
+            if !self.is_written(bucket) {
+                page.fill(0);
+            } else if let Some(known) = self.pages.get(&bucket) {
+                page.copy_from_slice(known);
+            } else {
+                self.arrived(bucket, page);
             }
         }
         Ok(())

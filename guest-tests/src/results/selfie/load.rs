@@ -33,23 +33,23 @@ pub(super) enum Content {
 
 /// A folder for images that goes when it is dropped.
 #[derive(Debug)]
-pub(super) struct Folder(tempfile::TempDir);
+pub(in crate::results) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    pub(super) fn new() -> Result<Self> {
+    pub(in crate::results) fn new() -> Result<Self> {
         let target = paths::target();
         std::fs::create_dir_all(&target).map_err(Error::file("create", &target))?;
         let folder = tempfile::Builder::new().prefix("images-").tempdir_in(&target);
         Ok(Self(folder.map_err(Error::file("create a folder in", &target))?))
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(in crate::results) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 }
 
 /// Errors of the block layer as ours.
-pub(super) fn failed(error: impl std::fmt::Display) -> Error {
+pub(in crate::results) fn failed(error: impl std::fmt::Display) -> Error {
     Error::Missing(format!("an image that works: {error}"))
 }
 

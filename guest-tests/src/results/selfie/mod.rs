@@ -16,6 +16,7 @@ mod rounds;
 mod sweep;
 
 pub(super) use figures::FIGURES;
+pub(super) use load::{Folder, failed};
 
 use super::{Benchmark, Goal, Metric, Part, Reference, Setting};
 
