@@ -29,7 +29,7 @@ fn used() -> SimulatedDisk {
     static USED: OnceLock<Arc<SimulatedDisk>> = OnceLock::new();
     let used = USED.get_or_init(|| {
         let options_of_disk =
-            SimulatedOptions { size: 2 << 20, record: false, ..SimulatedOptions::default() };
+            SimulatedOptions { size: 2 << 20, record: false, ..SimulatedOptions::file() };
         let fast = Arc::new(SimulatedDisk::new(options_of_disk));
         icache::create(&*fast, SLOW as u64).unwrap();
         let cache = ICache::open(Arc::clone(&fast) as _, slow(), options()).unwrap();
@@ -41,7 +41,7 @@ fn used() -> SimulatedDisk {
         drop(cache);
         fast
     });
-    used.copy_as(SimulatedOptions { record: false, ..SimulatedOptions::default() })
+    used.copy_as(SimulatedOptions { record: false, ..SimulatedOptions::file() })
 }
 
 fuzz_target!(|data: &[u8]| {

@@ -12,7 +12,7 @@ use crate::image::parse_size;
 use crate::policy::{MAX_FILE_BYTES, Policy};
 
 /// Memory for the index of a deduplicated disk, in bytes.
-const LEAST_INDEX: u64 = 64 << 10;
+const LEAST_INDEX: u64 = 16 << 10;
 const MOST_INDEX: u64 = 1 << 40;
 
 /// The layers above an image. Their order is that of [`Stack`](super::Stack), however they are written down.
@@ -108,7 +108,7 @@ impl LayerKeys {
             "dedup-memory" => {
                 let size = parse_size(value).ok().filter(|size| (LEAST_INDEX..=MOST_INDEX).contains(size));
                 self.index =
-                    Some(size.ok_or_else(|| wrong("dedup-memory", "a size such as 32M, 64K at least"))?);
+                    Some(size.ok_or_else(|| wrong("dedup-memory", "a size such as 32M, 16K at least"))?);
             }
             _ => return Ok(false),
         }
@@ -265,7 +265,7 @@ mod tests {
             ("layers=cache,cache=x,dedup-memory=1M", "key `dedup-memory` needs `layers=dedup`"),
             (
                 "layers=dedup,dedup-memory=1K",
-                "`1K` is no value for key `dedup-memory`: a size such as 32M, 64K at least",
+                "`1K` is no value for key `dedup-memory`: a size such as 32M, 16K at least",
             ),
             ("cache-mode=fast", "`fast` is no value for key `cache-mode`: write through, back or around"),
             ("cache-size=big", "`big` is no value for key `cache-size`: a size such as 4G"),
