@@ -23,7 +23,7 @@ mod sparse;
 
 pub use crash::{BadChoice, Choice, CrashPoint, History};
 pub use fault::{Fault, FaultKind, FaultOn};
-pub use latency::{Cost, Latency};
+pub use latency::{Arm, Cost, Latency, Seek};
 pub use random::Random;
 
 /// What a simulated disk is like.
