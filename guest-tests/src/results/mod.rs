@@ -13,6 +13,7 @@ mod accuracy;
 mod boot;
 mod chart;
 mod guests;
+mod icache;
 mod selfie;
 mod setting;
 mod svg;
@@ -30,8 +31,8 @@ pub use setting::Setting;
 pub use table::table;
 
 /// Every benchmark there is.
-pub const ALL: [&Benchmark; 5] =
-    [&boot::BOOT, &traps::TRAPS, &accuracy::ACCURACY, &selfie::SELFIE, &selfie::FIGURES];
+pub const ALL: [&Benchmark; 6] =
+    [&boot::BOOT, &traps::TRAPS, &accuracy::ACCURACY, &selfie::SELFIE, &selfie::FIGURES, &icache::ICACHE];
 
 /// Measured values by their keys.
 pub type Figures = BTreeMap<String, f64>;
