@@ -2,9 +2,10 @@
 """Asks libCacheSim for the hit ratios that `cargo results icache` has found without classes.
 
     python3 -m venv venv && venv/bin/pip install libcachesim==0.3.5
-    venv/bin/python guest-tests/oracle/hit_ratios.py TARGET/traces/find-1.trace TARGET/results/icache.json
+    venv/bin/python guest-tests/oracle/hit_ratios.py TARGET/traces/sources-1.trace TARGET/results/icache.json
 
 Prints both for each policy and size, in hundredths, and ends with status 1 if some differ by more than a tenth of one.
+W-TinyLFU is only shown: what it keeps depends on hash functions, which are others here.
 """
 
 import json
@@ -53,9 +54,10 @@ def main():
                 request.obj_id = block + 1
                 hits += cache.get(request)
             theirs, ours = 100 * hits / len(blocks), figures[f"find.all_hits_percent.{name}.{size}"]
-            worst = max(worst, abs(ours - theirs))
+            if name != "wtinylfu":
+                worst = max(worst, abs(ours - theirs))
             print(f"{size:5} MiB {name:9} ours {ours:7.3f} libCacheSim {theirs:7.3f}", flush=True)
-    print(f"largest difference: {worst:.3f}")
+    print(f"largest difference without W-TinyLFU: {worst:.3f}")
     return worst > 0.1
 
 

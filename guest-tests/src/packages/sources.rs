@@ -11,8 +11,11 @@ use crate::{cache, command, paths};
 
 const PACKAGE: &str = "linux-source-6.1";
 
-/// The archive of Debian's sources of Linux 6.1, downloaded the first time.
-fn archive() -> Result<PathBuf> {
+/// The archive of Debian's sources of Linux 6.1, downloaded the first time: a tar that xz has compressed.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub fn linux_sources_archive() -> Result<PathBuf> {
     let dir = cache::once(&paths::lab().join("sources"), |partial| {
         crate::progress::note("downloading the sources of a kernel, 140 MB");
         Apt::open(KERNEL_RELEASE)?.unpack(PACKAGE, partial)
@@ -25,7 +28,7 @@ fn archive() -> Result<PathBuf> {
 /// # Errors
 /// When they cannot be fetched or unpacked.
 pub fn linux_sources(into: &Path) -> Result<()> {
-    let archive = archive()?;
+    let archive = linux_sources_archive()?;
     // tar calls it.
     ensure(Tool::Xz)?;
     fs::create_dir_all(into).map_err(Error::file("create", into))?;

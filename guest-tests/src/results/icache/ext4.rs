@@ -27,15 +27,24 @@ const LONGEST_EXTENT: u64 = 32768;
 /// Number of the class in the paper's table, for each block of the image; `free` for those that hold nothing.
 pub(super) fn classes(image: &Path, free: u8) -> Result<Vec<u8>> {
     let file = File::open(image).map_err(Error::file("open", image))?;
-    let mut walk = Walk { file, path: image, policy: Policy::paper(), classes: Vec::new() };
+    let mut walk = Walk { file, path: image, classes: Vec::new() };
     walk.all(free)?;
     Ok(walk.classes)
+}
+
+fn metadata() -> u8 {
+    Policy::paper().classify(&Facts { class: IoClass::Metadata, ..Facts::default() }).get()
+}
+
+/// The class of data of a file of `size` bytes.
+pub(super) fn size_class(size: u64) -> u8 {
+    let facts = Facts { class: IoClass::Data, file_size: Some(size), ..Facts::default() };
+    Policy::paper().classify(&facts).get()
 }
 
 struct Walk<'a> {
     file: File,
     path: &'a Path,
-    policy: Policy,
     classes: Vec<u8>,
 }
 
@@ -59,12 +68,12 @@ impl Walk<'_> {
         self.classes = vec![free; usize::try_from(blocks).map_err(|_| self.wrong("is too large"))?];
         let groups = blocks.div_ceil(per_group);
         let table = self.read(BLOCK, groups.saturating_mul(descriptor))?;
-        self.set(0, 1 + (groups * descriptor).div_ceil(BLOCK) + at(206, 2), self.metadata());
+        self.set(0, 1 + (groups * descriptor).div_ceil(BLOCK) + at(206, 2), metadata());
         for group in table.chunks(usize::try_from(descriptor).unwrap_or(32)) {
             let place = |low: usize| number(group, low, 4) | number(group, low + 32, 4) << 32;
-            self.set(place(0), 1, self.metadata());
-            self.set(place(4), 1, self.metadata());
-            self.set(place(8), (inodes * inode_size).div_ceil(BLOCK), self.metadata());
+            self.set(place(0), 1, metadata());
+            self.set(place(4), 1, metadata());
+            self.set(place(8), (inodes * inode_size).div_ceil(BLOCK), metadata());
         }
         for (group, descriptor) in (0..).zip(table.chunks(usize::try_from(descriptor).unwrap_or(32))) {
             let place = number(descriptor, 8, 4) | number(descriptor, 40, 4) << 32;
@@ -77,10 +86,6 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn metadata(&self) -> u8 {
-        self.policy.classify(&Facts { class: IoClass::Metadata, ..Facts::default() }).get()
-    }
-
     /// Classes of a file's blocks. A file with no link is deleted.
     fn inode(&mut self, inode: u64, bytes: &[u8]) -> Result<()> {
         let (mode, links, flags) = (number(bytes, 0, 2), number(bytes, 26, 2), number(bytes, 32, 4));
@@ -88,13 +93,8 @@ impl Walk<'_> {
             return Ok(());
         }
         let size = number(bytes, 4, 4) | number(bytes, 108, 4) << 32;
-        let class = if mode & TYPE == REGULAR && inode >= FIRST_INODE {
-            self.policy
-                .classify(&Facts { class: IoClass::Data, file_size: Some(size), ..Facts::default() })
-                .get()
-        } else {
-            self.metadata()
-        };
+        let class =
+            if mode & TYPE == REGULAR && inode >= FIRST_INODE { size_class(size) } else { metadata() };
         self.extents(bytes.get(40..100).unwrap_or_default(), class, 5)
     }
 
@@ -112,7 +112,7 @@ impl Walk<'_> {
                 self.set(number(entry, 8, 4) | number(entry, 6, 2) << 32, length, class);
             } else {
                 let child = number(entry, 4, 4) | number(entry, 8, 2) << 32;
-                self.set(child, 1, self.metadata());
+                self.set(child, 1, metadata());
                 let child = self.read(child.saturating_mul(BLOCK), BLOCK)?;
                 self.extents(&child, class, depth - 1)?;
             }

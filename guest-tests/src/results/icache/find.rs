@@ -1,74 +1,37 @@
 //! `find` of a name that is not there, in the sources of a kernel, between scans that read all of them.
-//!
-//! The paper has 6 GB of sources and bcache below. Here it is one tree of Linux 6.1, 1.3 GB on ext4, and caches are smaller
-//! in proportion; the trace is of this machine's kernel, both programs each time with nothing in memory.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use sky_devices::block::simulated::{Latency, Seek};
 
-use sky_devices::block::simulated::Latency;
-
-use super::record::Recorder;
+use super::policies::Classless;
 use super::replay::{Disks, METADATA, NoCache, Ours, System, Theirs};
-use super::trace::{Phase, Trace};
-use super::{ext4, policies::Classless};
-use crate::disk::Disk;
+use super::trace::{BLOCK, Phase, Trace};
+use super::workloads::Workload;
 use crate::error::{Error, Result};
+use crate::progress;
 use crate::results::Figures;
-use crate::{cache, command, packages, paths, progress};
 
 /// Sizes of the cache, in MiB.
 pub(super) const SIZES: [&str; 9] = ["8", "16", "24", "32", "48", "64", "128", "512", "2048"];
 /// `find`s, with a scan between two. The first is not counted: nothing is cached.
 const FINDS: usize = 5;
-/// Of the image, in MiB.
-const IMAGE: u64 = 2048;
-/// To be changed when the trace is made in another way.
-const VERSION: u32 = 1;
+/// The size at which other disks are tried: the metadata fits and little else.
+const FITTING: &str = "48";
 
 /// The disks of the paper, as far as it names them.
 pub(super) fn disks() -> Disks {
     Disks { fast: Latency::paper_ssd(), slow: Latency::hdd_5400() }
 }
 
-/// What the programs ask of a disk, recorded the first time.
-pub(super) fn trace() -> Result<Trace> {
-    let path = paths::target().join("traces").join(format!("find-{VERSION}.trace"));
-    Trace::load(&cache::once(&path, record)?)
+/// The slow one, with the image from its first track to its last.
+fn full_stroke(blocks: u32) -> Latency {
+    let Latency { seek, .. } = disks().slow;
+    Latency { seek: Seek { stroke: u64::from(blocks) * BLOCK, ..seek }, ..disks().slow }
 }
 
-fn record(partial: &Path) -> Result<()> {
-    let parent = partial.parent().unwrap_or(partial);
-    let dir = tempfile::tempdir_in(parent).map_err(Error::file("create a directory in", parent))?;
-    let sources = dir.path().join("sources");
-    packages::linux_sources(&sources)?;
-    progress::note("making an image of them");
-    let disk = Disk::ext4(dir.path().join("sources.img"), IMAGE, Some(&sources))?;
-    let classes = ext4::classes(disk.path(), 0)?;
-    let recorder = Recorder::new(disk.path())?;
-    progress::note("recording find and tar");
-    let find = recorder.phase("find", "ro", |root| {
-        command::run(Command::new("find").arg(root).args(["-name", "missing"])).map(drop)
-    })?;
-    let scan = recorder.phase("scan", "ro", read_all)?;
-    Trace { classes, phases: vec![find, scan] }.save(partial)
-}
-
-/// As a backup does. tar would not read what it writes to `/dev/null`.
-fn read_all(root: &Path) -> Result<()> {
-    let null = std::fs::File::create("/dev/null").map_err(Error::file("open", PathBuf::from("/dev/null")))?;
-    let mut tar = Command::new("tar");
-    tar.args(["-c", "-f", "-", "-C"]).arg(root).arg(".").stdout(std::process::Stdio::piped());
-    let spawned = |source| Error::Spawn { program: "tar".into(), source };
-    let mut child = tar.spawn().map_err(spawned)?;
-    if let Some(mut output) = child.stdout.take() {
-        std::io::copy(&mut output, &mut &null).map_err(spawned)?;
-    }
-    let status = child.wait().map_err(spawned)?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(Error::Failed { program: "tar".into(), status, output: String::new() }),
-    }
+/// A size of the charts, in bytes.
+pub(super) fn size_in_bytes(mebibytes: &str) -> Result<u64> {
+    let number: u64 = mebibytes.parse().map_err(|_| Error::Missing(format!("{mebibytes} is no size")))?;
+    Ok(number << 20)
 }
 
 /// What a cache made of it.
@@ -109,7 +72,7 @@ fn run(system: &mut dyn System, trace: &Trace) -> Result<Found> {
 
 /// Every cache at every size.
 pub(super) fn measure() -> Result<Figures> {
-    let trace = trace()?;
+    let trace = Workload::Sources.trace()?;
     let find = trace.phase("find")?;
     let mut figures = Figures::from([
         ("find.requests".into(), find.requests.len() as f64),
@@ -120,13 +83,12 @@ pub(super) fn measure() -> Result<Figures> {
     let (mut best_over_lru, mut worst_over_best) = (0_f64, f64::INFINITY);
     for size in SIZES {
         progress::note(&format!("find with a cache of {size} MiB"));
-        let bytes = size.parse::<u64>().map_err(|_| Error::Missing("a size".into()))? << 20;
         let mut store = |name: &str, found: Found| {
             figures.insert(format!("icache-find.seconds.{name}.{size}"), found.seconds);
             figures.insert(format!("icache-find-hits.hits.{name}.{size}"), found.hits);
             figures.insert(format!("find.all_hits_percent.{name}.{size}"), found.all_hits);
         };
-        let mut ours = Ours::new(bytes, &trace, disks())?;
+        let mut ours = Ours::new(size_in_bytes(size)?, &trace, disks())?;
         let capacity = ours.capacity();
         let found = run(&mut ours, &trace)?;
         store("ours", found);
@@ -142,6 +104,15 @@ pub(super) fn measure() -> Result<Figures> {
         }
         worst_over_best = worst_over_best.min(best / found.seconds);
         figures.insert(format!("find.capacity_blocks.{size}"), f64::from(capacity));
+    }
+    for (name, slow) in [("hdd_7200", Latency::hdd_7200()), ("full_stroke", full_stroke(trace.blocks()))] {
+        progress::note(&format!("find before another disk: {name}"));
+        let disks = Disks { slow, ..disks() };
+        let mut ours = Ours::new(size_in_bytes(FITTING)?, &trace, disks)?;
+        let capacity = ours.capacity();
+        let ours = run(&mut ours, &trace)?;
+        let lru = run(&mut Theirs::new(Classless::Lru, capacity, &trace, disks), &trace)?;
+        figures.insert(format!("find.over_lru_{FITTING}.{name}"), lru.seconds / ours.seconds);
     }
     figures.insert("find.best_over_lru".into(), best_over_lru);
     figures.insert("find.worst_over_best_classless".into(), worst_over_best);

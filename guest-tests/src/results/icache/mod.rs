@@ -12,10 +12,13 @@
 mod cost;
 mod ext4;
 mod find;
+mod loads;
+mod memory;
 mod policies;
 mod record;
 mod replay;
 mod trace;
+mod workloads;
 
 use super::chart::{Chart, Label, Style};
 use super::{Benchmark, Goal, Metric, Part, Reference, Setting};
@@ -60,6 +63,14 @@ const FIND_HITS: Chart = Chart {
     ..FIND
 };
 
+const LOADS: Chart = Chart {
+    name: "icache-loads",
+    title: "All requests of a mail server, a web server, and the unpacking of kernel sources",
+    ticks: &loads::SIZES,
+    panels: &[label("mail", "postmark"), label("web", "small files"), label("untar", "untar")],
+    ..FIND
+};
+
 pub(super) const ICACHE: Benchmark = Benchmark {
     name: "icache",
     about: "a cache that knows classes against four that do not, on simulated disks; what a hit and a miss cost",
@@ -71,9 +82,19 @@ pub(super) const ICACHE: Benchmark = Benchmark {
             goal: Some(Goal::AtLeast(8.8)),
         },
         metric("find.worst_over_best_classless", "", Some(Goal::AtLeast(1.0))),
+        told("find.over_lru_48.hdd_7200", ""),
+        told("find.over_lru_48.full_stroke", ""),
         told("find.requests", ""),
         told("find.mib", "MiB"),
         told("find.metadata_percent", "%"),
+        metric("mail.over_best_classless", "", Some(Goal::AtLeast(1.0))),
+        told("mail.reads", ""),
+        told("mail.writes", ""),
+        metric("web.over_best_classless", "", Some(Goal::AtLeast(1.0))),
+        told("web.reads", ""),
+        metric("untar.over_best_classless", "", Some(Goal::AtLeast(1.0))),
+        told("untar.reads", ""),
+        told("untar.writes", ""),
         metric("hit_us", "us", Some(Goal::AtMost(2.0))),
         told("hit_memcpy_us", "us"),
         told("hit_us_t2", "us"),
@@ -88,8 +109,8 @@ pub(super) const ICACHE: Benchmark = Benchmark {
         told("miss_per_second_t2", ""),
         metric("bytes_per_block", "B", Some(Goal::AtMost(24.0))),
     ],
-    charts: &[&FIND, &FIND_HITS],
-    parts: &[part("find", find::measure), part("cost", cost::measure)],
+    charts: &[&FIND, &FIND_HITS, &LOADS],
+    parts: &[part("find", find::measure), part("loads", loads::measure), part("cost", cost::measure)],
 };
 
 const fn part(name: &'static str, measure: fn() -> crate::error::Result<super::Figures>) -> Part {

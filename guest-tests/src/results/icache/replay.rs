@@ -55,9 +55,9 @@ fn bytes(blocks: u32) -> usize {
     blocks as usize * BLOCK_SIZE
 }
 
-/// Anything that stores, as a disk that guests could use.
+/// A simulated disk as one that guests could use.
 #[derive(Debug)]
-pub(super) struct Slow(pub(super) Arc<SimulatedDisk>);
+struct Slow(Arc<SimulatedDisk>);
 
 impl BlockDevice for Slow {
     fn geometry(&self) -> Geometry {
