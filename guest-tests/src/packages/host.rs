@@ -63,6 +63,8 @@ pub enum Tool {
     QemuImg,
     /// Makes block devices of files.
     Losetup,
+    /// Works on many small files as a mail server does.
+    Postmark,
 }
 
 impl Tool {
@@ -87,6 +89,7 @@ impl Tool {
             Tool::QemuNbd => "qemu-nbd",
             Tool::QemuImg => "qemu-img",
             Tool::Losetup => "losetup",
+            Tool::Postmark => "postmark",
         }
     }
 
@@ -103,6 +106,7 @@ impl Tool {
             Tool::Nbdkit => "nbdkit",
             Tool::QemuNbd | Tool::QemuImg => "qemu-utils",
             Tool::Losetup => "mount",
+            Tool::Postmark => "postmark",
         }
     }
 }

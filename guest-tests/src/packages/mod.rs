@@ -8,6 +8,7 @@ mod apt;
 mod host;
 mod qemu;
 mod rootfs;
+mod sources;
 mod vmlinux;
 
 use std::fs;
@@ -20,6 +21,7 @@ use crate::paths;
 pub use host::{BOCHS_BIOS, BOCHS_VGA_BIOS, Bochs, Tool, bochs, ensure};
 pub use qemu::Qemu;
 pub use rootfs::rootfs;
+pub use sources::{linux_sources, linux_sources_archive};
 
 use apt::Apt;
 

@@ -13,6 +13,7 @@ mod accuracy;
 mod boot;
 mod chart;
 mod guests;
+mod icache;
 mod idedup;
 mod selfie;
 mod setting;
@@ -31,8 +32,15 @@ pub use setting::Setting;
 pub use table::table;
 
 /// Every benchmark there is.
-pub const ALL: [&Benchmark; 6] =
-    [&boot::BOOT, &traps::TRAPS, &accuracy::ACCURACY, &selfie::SELFIE, &selfie::FIGURES, &idedup::IDEDUP];
+pub const ALL: [&Benchmark; 7] = [
+    &boot::BOOT,
+    &traps::TRAPS,
+    &accuracy::ACCURACY,
+    &selfie::SELFIE,
+    &selfie::FIGURES,
+    &icache::ICACHE,
+    &idedup::IDEDUP,
+];
 
 /// Measured values by their keys.
 pub type Figures = BTreeMap<String, f64>;

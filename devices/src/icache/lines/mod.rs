@@ -46,6 +46,8 @@ pub(super) const NONE: u32 = u32::MAX;
 type Time = u16;
 /// What was used so lately would still be there if nothing had been kept but what was used last.
 const SOON: Time = 56;
+/// So often one cold line more has to be asked for, or there is one less.
+const FORGETS: Time = 16;
 
 /// A line's place in the queues has to be asked for: what is to be done for a block to come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +110,7 @@ impl Lines {
     }
 
     fn least_cold(capacity: u32) -> u32 {
-        (capacity / 100).max(1)
+        (capacity / 128).max(1)
     }
 
     /// Lines that there are.
@@ -231,7 +233,7 @@ impl Lines {
     fn victim(&self, rank: Rank) -> Line {
         let gives = |share: &&shares::Share| share.rank != PINNED || rank == PINNED;
         // Classes that go first keep a few cold lines while others have some, or they would never be seen again.
-        let some = (self.cold / 4).max(1);
+        let some = (self.cold / 8).max(1);
         let cold = self.shares.first_to_go().filter(gives);
         let beyond = |share: &&shares::Share| share.cold.length > some;
         if let Some(share) =
@@ -418,6 +420,10 @@ impl Lines {
         }
         self.uses = 0;
         self.now = self.now.wrapping_add(1);
+        if self.now.is_multiple_of(FORGETS) {
+            // A few blocks that a scan reads twice must not take room from hot lines for good.
+            self.shrink_cold();
+        }
         // Nothing is older than half of what the time can say, or it would be young again one day.
         let tails: Vec<Line> = self.shares.first_to_go().map(|share| share.hot.tail).collect();
         for tail in tails.into_iter().filter(|&tail| tail != NONE) {
