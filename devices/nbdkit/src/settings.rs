@@ -71,14 +71,11 @@ pub(crate) fn set(key: &str, value: &str) -> Result<()> {
             Err(_) => return Err(invalid(format!("grace={seconds}: not a number of seconds"))),
         },
         (key, value) => {
-            if !given
-                .layers
-                .get_or_insert_default()
-                .set(key, value)
-                .map_err(|error| invalid(error.to_string()))?
-            {
+            let layers = given.layers.get_or_insert_default();
+            if !layers.set(key, value).map_err(|error| invalid(error.to_string()))? {
                 return Err(invalid(format!("there is no parameter {key}")));
             }
+            *layers = std::mem::take(layers).absolute()?;
         }
     }
     Ok(())
@@ -110,8 +107,8 @@ pub(crate) fn get() -> Result<StackSpec> {
         given.format.ok_or_else(|| invalid("say which format the image has: format=raw or format=selfie"))?;
     let &Given { read_only, cache, backing, .. } = &*given;
     let image = ImageSpec { read_only, cache, backing, ..ImageSpec::new(path, format) };
-    let keys = given.layers.clone().unwrap_or_default().absolute()?;
-    Ok(StackSpec { image, layers: keys.build().map_err(to_nbd)? })
+    let layers = given.layers.clone().unwrap_or_default().build().map_err(to_nbd)?;
+    Ok(StackSpec { image, layers })
 }
 
 /// How long clients may stay after a signal to end; as long as they like if nobody said.
