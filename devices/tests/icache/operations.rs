@@ -232,3 +232,21 @@ fn a_cache_belongs_to_its_disk() {
     let error = ICache::open(Arc::new(empty), disks.slow(), OpenOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotThisFormat);
 }
+
+/// Without it, lines of what was written last are in doubt after a crash.
+#[test]
+fn a_crash_behind_reconcile_costs_no_line() {
+    for (mode, reconciles) in [(Mode::Through, false), (Mode::Through, true), (Mode::Back, true)] {
+        let (disks, cache) = open(mode);
+        cache.write(0, &[5; 64 << 10], &[]).unwrap();
+        cache.flush().unwrap();
+        if reconciles {
+            cache.reconcile().unwrap();
+        }
+        drop(cache);
+        let cache = ICache::open(disks.fast(), disks.slow(), OpenOptions::default()).unwrap();
+        let held = if reconciles { 16 } else { 0 };
+        assert_eq!((cache.cached().len(), cache.stats().dirty), (held, 0), "{mode:?}");
+        assert_eq!(block_of(&cache, 3).unwrap(), 5);
+    }
+}

@@ -22,7 +22,7 @@ pub struct DiskLayers {
 pub enum CacheAction {
     /// List the blocks that are held.
     List,
-    /// Write back what the image does not have yet.
+    /// Write back what the image does not have yet, so that a crash would cost nothing of the cache.
     Flush,
     /// Write back, and forget everything.
     Clear,
@@ -45,7 +45,7 @@ impl CacheAction {
                     |block: &sky_devices::icache::Cached| (block.offset, block.class.get(), block.dirty);
                 return Ok(json!({ "blocks": blocks.iter().map(entry).collect::<Vec<_>>() }));
             }
-            Self::Flush => done(cache.write_back_all())?,
+            Self::Flush => done(cache.reconcile())?,
             Self::Clear => done(cache.clear())?,
             Self::Classes(text) => cache.set_policy(Policy::parse(text).map_err(|error| error.to_string())?),
         }
