@@ -231,6 +231,7 @@ impl FileStorage {
     /// Serves each request by one of a few threads. Where none can be had, the caller's does it all.
     fn by_threads<R: Send>(
         &self,
+        operation: Operation,
         requests: impl ExactSizeIterator<Item = R> + Send,
         serve: impl Fn(R) -> Result<()> + Sync,
     ) -> Result<()> {
@@ -247,7 +248,7 @@ impl FileStorage {
             let others: Vec<_> =
                 (1..threads).filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
             let own = work();
-            let panicked = |_| Err(self.refused(ErrorKind::Io, Operation::Read, 0, 0));
+            let panicked = |_| Err(self.refused(ErrorKind::Io, operation, 0, 0));
             others.into_iter().map(|other| other.join().unwrap_or_else(panicked)).fold(own, Result::and)
         })
     }
@@ -273,7 +274,9 @@ impl Storage for FileStorage {
             self.check(Operation::Read, *offset, length_of(buffer))?;
         }
         if requests.len() > THREADS && self.rings.are_refused() {
-            return self.by_threads(requests.iter_mut(), |(offset, buffer)| self.read(*offset, buffer));
+            return self.by_threads(Operation::Read, requests.iter_mut(), |(offset, buffer)| {
+                self.read(*offset, buffer)
+            });
         }
         self.read_each(requests, &mut |_, _| Ok(()))
     }
@@ -319,7 +322,8 @@ impl Storage for FileStorage {
 
     fn write_many(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
         if pieces.len() > THREADS {
-            return self.by_threads(pieces.iter(), |(offset, data)| self.write(*offset, data));
+            return self
+                .by_threads(Operation::Write, pieces.iter(), |(offset, data)| self.write(*offset, data));
         }
         pieces.iter().try_for_each(|(offset, data)| self.write(*offset, data))
     }

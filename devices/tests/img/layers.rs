@@ -125,4 +125,9 @@ fn mistakes_are_told() {
         );
     }
     assert_eq!(folder.names(), ["a.img"]);
+    let info = folder.sky_img_ok("info --json -f selfie a.img").json();
+    assert_eq!(
+        info["format-specific"]["data"]["generation"], 2,
+        "only who made it, and who asked for a fast tier that is not there, opened it"
+    );
 }

@@ -62,10 +62,13 @@ impl Cache {
             &self.action;
         let spec =
             StackSpec { image: target.source.spec(&target.file)?, layers: target.layers.keys()?.build()? };
+        let missing = || Failure::Usage("there is no cache without --layers cache and --cache PATH".into());
+        if spec.layers.cache.is_none() {
+            // Before the image is opened, which would have to be recovered.
+            return Err(missing());
+        }
         let disk = Stack::open(&spec)?;
-        let Some(cache) = disk.cache() else {
-            return Err(Failure::Usage("there is no cache without --layers cache and --cache PATH".into()));
-        };
+        let cache = disk.cache().ok_or_else(missing)?;
         match self.action {
             Action::Stats(_) => {
                 if let Some(stats) = disk.stats().cache {
