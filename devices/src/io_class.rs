@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use vm_memory::GuestAddress;
+
 use crate::policy::ClassId;
 
 /// Bytes of one classified block: file systems, page caches and fingerprints all work in 4 KiB.
@@ -79,15 +81,18 @@ pub trait Classifier: Send + Sync {
     ///
     /// `block` is a whole block of [`BLOCK_SIZE`] bytes at an `offset` that is a multiple of [`BLOCK_SIZE`], except
     /// for the pieces of a request that begins or ends inside a block.
-    fn classify_write(&self, offset: u64, block: &[u8]) -> IoTag;
+    ///
+    /// `page` is the page of the guest's memory that the block is in, if it is one page as a whole: the guest knows what it
+    /// keeps there.
+    fn classify_write(&self, offset: u64, block: &[u8], page: Option<GuestAddress>) -> IoTag;
 
-    /// Class of the block at byte `offset` of the disk, which the guest reads.
-    fn classify_read(&self, offset: u64) -> IoTag;
+    /// Class of the block at byte `offset` of the disk, which the guest reads; into `page`, as above.
+    fn classify_read(&self, offset: u64, page: Option<GuestAddress>) -> IoTag;
 
-    /// The disk gave `block`, a whole block, at byte `offset`, and the guest is about to see it. What becomes of it
-    /// there may tell afterwards what it is.
-    fn was_read(&self, offset: u64, block: &[u8]) {
-        let _ = (offset, block);
+    /// The disk gave `block`, a whole block, at byte `offset`, and the guest is about to see it, in `page`. What becomes of
+    /// it there may tell afterwards what it is.
+    fn was_read(&self, offset: u64, block: &[u8], page: Option<GuestAddress>) {
+        let _ = (offset, block, page);
     }
 
     /// The guest no longer needs `length` bytes from byte `offset` of the disk.

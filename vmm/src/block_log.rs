@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use sky_devices::io_class::{BLOCK_SIZE, Classifier, IoTag};
+use vm_memory::GuestAddress;
 
 /// The log of all disks of a machine.
 #[derive(Debug)]
@@ -111,20 +112,20 @@ struct Logged {
 }
 
 impl Classifier for Logged {
-    fn classify_write(&self, offset: u64, block: &[u8]) -> IoTag {
-        let tag = self.inner.classify_write(offset, block);
+    fn classify_write(&self, offset: u64, block: &[u8], page: Option<GuestAddress>) -> IoTag {
+        let tag = self.inner.classify_write(offset, block, page);
         self.log.note("write", self.disk, offset, Some(block.len()), &tag);
         tag
     }
 
-    fn classify_read(&self, offset: u64) -> IoTag {
-        let tag = self.inner.classify_read(offset);
+    fn classify_read(&self, offset: u64, page: Option<GuestAddress>) -> IoTag {
+        let tag = self.inner.classify_read(offset, page);
         self.log.note("read", self.disk, offset, None, &tag);
         tag
     }
 
-    fn was_read(&self, offset: u64, block: &[u8]) {
-        self.inner.was_read(offset, block);
+    fn was_read(&self, offset: u64, block: &[u8], page: Option<GuestAddress>) {
+        self.inner.was_read(offset, block, page);
     }
 
     fn discarded(&self, offset: u64, length: u64) {
@@ -143,11 +144,11 @@ mod tests {
     struct Even;
 
     impl Classifier for Even {
-        fn classify_write(&self, offset: u64, _block: &[u8]) -> IoTag {
-            self.classify_read(offset)
+        fn classify_write(&self, offset: u64, _block: &[u8], page: Option<GuestAddress>) -> IoTag {
+            self.classify_read(offset, page)
         }
 
-        fn classify_read(&self, offset: u64) -> IoTag {
+        fn classify_read(&self, offset: u64, _page: Option<GuestAddress>) -> IoTag {
             if !offset.is_multiple_of(8192) {
                 return IoTag::default();
             }
@@ -164,9 +165,9 @@ mod tests {
         let path = dir.path().join("blocks");
         let log = Arc::new(BlockLog::create(&path).unwrap());
         let classifier = log.wrap(3, Arc::new(Even));
-        assert_eq!(classifier.classify_write(8192, &[0; 4096]).class, IoClass::Data);
-        assert_eq!(classifier.classify_write(4096, &[0; 512]).class, IoClass::Unknown);
-        let tag = classifier.classify_read(0);
+        assert_eq!(classifier.classify_write(8192, &[0; 4096], None).class, IoClass::Data);
+        assert_eq!(classifier.classify_write(4096, &[0; 512], None).class, IoClass::Unknown);
+        let tag = classifier.classify_read(0, None);
         log.known(3, 16384, &tag);
         log.finish().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();

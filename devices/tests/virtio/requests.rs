@@ -250,23 +250,28 @@ impl Recorder {
 }
 
 impl Classifier for Recorder {
-    fn classify_write(&self, offset: u64, block: &[u8]) -> IoTag {
-        self.note(format!("is-write {offset}+{} {}", block.len(), block[0]));
+    fn classify_write(&self, offset: u64, block: &[u8], page: Option<GuestAddress>) -> IoTag {
+        self.note(format!("is-write {offset}+{} {}{}", block.len(), block[0], at(page)));
         IoTag { class: if offset < 4096 { IoClass::Metadata } else { IoClass::Data }, ..IoTag::default() }
     }
 
-    fn classify_read(&self, offset: u64) -> IoTag {
-        self.note(format!("is-read {offset}"));
+    fn classify_read(&self, offset: u64, page: Option<GuestAddress>) -> IoTag {
+        self.note(format!("is-read {offset}{}", at(page)));
         IoTag { class: IoClass::Data, ..IoTag::default() }
     }
 
-    fn was_read(&self, offset: u64, block: &[u8]) {
-        self.note(format!("was-read {offset}+{}", block.len()));
+    fn was_read(&self, offset: u64, block: &[u8], page: Option<GuestAddress>) {
+        self.note(format!("was-read {offset}+{}{}", block.len(), at(page)));
     }
 
     fn discarded(&self, offset: u64, length: u64) {
         self.note(format!("discarded {offset}+{length}"));
     }
+}
+
+/// Where a block lies, if it is a page.
+fn at(page: Option<GuestAddress>) -> String {
+    page.map(|page| format!("@{:x}", page.0)).unwrap_or_default()
 }
 
 fn classes(tags: &[IoTag]) -> String {

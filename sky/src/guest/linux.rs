@@ -3,7 +3,7 @@
 //! Offsets come from the guest's BTF, values from its memory. All of it is read while the virtual CPU stands still.
 
 mod files;
-mod journal;
+mod owners;
 mod pages;
 mod process;
 mod uring;
@@ -66,8 +66,8 @@ pub struct Linux {
     mount_parent: u64,
     mount_mountpoint: u64,
     /// Not for all kernels.
-    ext4: Option<journal::Ext4>,
     pages: Option<pages::PageCache>,
+    owners: Option<owners::Offsets>,
     uring: Option<uring::Uring>,
 }
 
@@ -133,8 +133,8 @@ impl Linux {
             mount_vfsmount: btf.offset("mount", "mnt")?,
             mount_parent: btf.offset("mount", "mnt_parent")?,
             mount_mountpoint: btf.offset("mount", "mnt_mountpoint")?,
-            ext4: journal::Ext4::new(btf).ok(),
             pages: pages::PageCache::new(btf).ok(),
+            owners: owners::Offsets::new(btf).ok(),
             uring: uring::Uring::new(btf).ok(),
         })
     }

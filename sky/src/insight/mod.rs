@@ -8,9 +8,10 @@ mod pattern;
 mod tracker;
 mod unique;
 
+pub(crate) use index::Sharing;
 pub use index::{
-    Assume, BlockCounts, BlockIndex, ClassCount, ClassLifetimes, DiskBlocks, FileId, FileSummary,
-    LIFETIME_BUCKETS, MAX_FILES, Origin, Prior, Writer,
+    Assume, BlockCounts, BlockIndex, CachedBlock, ClassCount, ClassLifetimes, DiskBlocks, FileId,
+    FileSummary, Identity, LIFETIME_BUCKETS, MAX_FILES, Origin, PageCache, Prior, Writer,
 };
 pub use pattern::FilePattern;
 pub use tracker::{Tracker, TrackerCounts};

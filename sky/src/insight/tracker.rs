@@ -244,7 +244,7 @@ impl Observer for Tracker {
     fn process(&self, event: &ProcessEvent) {
         let mut inner = self.lock();
         let (ProcessEvent::Begins { pid, .. } | ProcessEvent::Ends { pid }) = event;
-        inner.mappings.forget(*pid);
+        inner.forget_mappings(*pid);
         let writers = &mut inner.writers;
         match event {
             ProcessEvent::Begins { pid, executable } => {
@@ -279,6 +279,15 @@ impl Inner {
         }
     }
 
+    /// Learns which file each page of the guest belongs to, once there is a file whose block at `offset` has one.
+    fn learn_pages(&self, guest: Guest<'_>, file: &OpenFile, offset: u64) {
+        if !self.index.knows_pages()
+            && let Ok(Some(owners)) = guest.linux.page_owners(guest.view, file, offset)
+        {
+            self.index.set_pages(Arc::new(owners));
+        }
+    }
+
     /// What a descriptor means, if it is a regular file.
     fn regular_file(&mut self, guest: Guest<'_>, fd: u32) -> Option<OpenFile> {
         match guest.linux.open_file(guest.view, guest.task, fd) {
@@ -297,9 +306,7 @@ impl Inner {
                 let path = guest.path(file);
                 let id = self.files.follows(&path).then(|| self.index.add_file(&path));
                 if let Some(id) = id {
-                    if guest.linux.journals_data(guest.view, file).unwrap_or(false) {
-                        self.index.journals_data(id);
-                    }
+                    self.index.identify(id, file.identity);
                     self.index.resized(id, file.size);
                 }
                 self.files.add(id, path, file);

@@ -8,6 +8,8 @@ use std::ops::Deref;
 use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions};
 
+use crate::io_class::BLOCK_SIZE;
+
 /// A run of guest memory that a descriptor names, not checked against the map yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Segment {
@@ -64,6 +66,13 @@ impl Buffers {
         })
     }
 
+    /// The stream, to be gone through piece by piece.
+    pub(super) fn pages(&self) -> Pages<'_> {
+        let mut segments = self.segments.iter();
+        let rest = segments.next().copied();
+        Pages { segments, rest }
+    }
+
     /// Copies the first `bytes.len()` bytes of the stream out of guest memory.
     pub(super) fn read(&self, memory: &GuestMemoryMmap, bytes: &mut [u8]) -> Result<(), GuestMemoryError> {
         let mut rest = bytes;
@@ -85,6 +94,42 @@ impl Buffers {
             rest = later;
         }
         complete(rest.len())
+    }
+}
+
+/// Goes through a stream piece by piece, and says which pieces are pages of the guest's memory.
+#[derive(Debug)]
+pub(super) struct Pages<'a> {
+    segments: std::slice::Iter<'a, Segment>,
+    /// What is left of the segment that the next piece begins in.
+    rest: Option<Segment>,
+}
+
+impl Pages<'_> {
+    /// Where the next `length` bytes lie, if they are one page as a whole.
+    pub(super) fn next(&mut self, length: usize) -> Option<GuestAddress> {
+        let page = |segment: &Segment| {
+            let is_page = length == BLOCK_SIZE && segment.address.is_multiple_of(BLOCK_SIZE as u64);
+            (is_page && segment_length(segment, length) == length).then_some(GuestAddress(segment.address))
+        };
+        let found = self.rest.as_ref().and_then(page);
+        let mut left = length;
+        while let Some(segment) = self.rest {
+            let gone = segment_length(&segment, left);
+            left -= gone;
+            let gone = u32::try_from(gone).unwrap_or(segment.length);
+            self.rest = if gone < segment.length {
+                // The stream was checked against the map: no overflow.
+                let address = segment.address.saturating_add(gone.into());
+                Some(Segment { address, length: segment.length - gone })
+            } else {
+                self.segments.next().copied()
+            };
+            if left == 0 {
+                break;
+            }
+        }
+        found
     }
 }
 
@@ -159,6 +204,24 @@ mod tests {
         assert_eq!(cut(14), Some((segments(&[(100, 10), (300, 4)]), segments(&[(304, 1)]))));
         assert_eq!(cut(16), None);
         assert_eq!(all.last_byte(), Some(GuestAddress(304)));
+    }
+
+    #[test]
+    fn pieces_that_are_pages_are_found() {
+        let stream = buffers(&[
+            (0x1000, 512),
+            (0x5000, 8192),
+            (0x9200, 4096),
+            (0xb000, 2048),
+            (0xb800, 2048),
+            (0xc000, 4096),
+        ]);
+        let mut pages = stream.pages();
+        let found: Vec<_> =
+            [512, 4096, 4096, 4096, 4096, 4096, 4096].map(|length| pages.next(length)).to_vec();
+        let page = |at| Some(GuestAddress(at));
+        // The last but two is a page, but in two pieces.
+        assert_eq!(found, [None, page(0x5000), page(0x6000), None, None, page(0xc000), None]);
     }
 
     #[test]

@@ -107,16 +107,20 @@ impl Executor {
         let (offset, length) = self.locate(sector, data.len())?;
         let buffer = self.bounce.first(length);
         self.tags.clear();
-        for (block, _) in pieces(offset, length) {
-            self.tags.push(self.disk.classifier.classify_read(block - block % BLOCK_SIZE as u64));
+        let mut pages = data.pages();
+        for (block, length) in pieces(offset, length) {
+            let page = pages.next(length);
+            self.tags.push(self.disk.classifier.classify_read(block - block % BLOCK_SIZE as u64, page));
         }
         if length > 0 {
             self.disk.device.read(offset, buffer, &self.tags)?;
             let mut rest = &*buffer;
+            let mut pages = data.pages();
             for (at, length) in pieces(offset, length) {
                 let (piece, later) = rest.split_at(length);
+                let page = pages.next(length);
                 if length == BLOCK_SIZE {
-                    self.disk.classifier.was_read(at, piece);
+                    self.disk.classifier.was_read(at, piece, page);
                 }
                 rest = later;
             }
@@ -133,9 +137,10 @@ impl Executor {
         data.read(memory, buffer)?;
         self.tags.clear();
         let mut rest = &*buffer;
+        let mut pages = data.pages();
         for (at, length) in pieces(offset, length) {
             let (piece, later) = rest.split_at(length);
-            self.tags.push(self.disk.classifier.classify_write(at, piece));
+            self.tags.push(self.disk.classifier.classify_write(at, piece, pages.next(length)));
             rest = later;
         }
         if length > 0 {

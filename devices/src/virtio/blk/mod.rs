@@ -14,6 +14,7 @@ use std::io;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use vm_memory::GuestAddress;
 
 use super::{Activation, VirtioDevice};
 use crate::block::BlockDevice;
@@ -144,11 +145,11 @@ impl fmt::Debug for Blk {
 pub struct NoClassifier;
 
 impl Classifier for NoClassifier {
-    fn classify_write(&self, _offset: u64, _block: &[u8]) -> IoTag {
+    fn classify_write(&self, _offset: u64, _block: &[u8], _page: Option<GuestAddress>) -> IoTag {
         IoTag::default()
     }
 
-    fn classify_read(&self, _offset: u64) -> IoTag {
+    fn classify_read(&self, _offset: u64, _page: Option<GuestAddress>) -> IoTag {
         IoTag::default()
     }
 

@@ -8,7 +8,7 @@ use crate::guest::{Gpa, Gva, View};
 use crate::{Error, Result};
 
 /// Bytes of a page.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 const PAGE_SHIFT: u32 = 12;
 /// Slots of a node, by their logarithm: `XA_CHUNK_SHIFT`.
 const CHUNK_SHIFT: u32 = 6;
@@ -18,19 +18,19 @@ const MAX_LEVELS: usize = 11;
 /// Internal entries up to here are no nodes: `xa_is_node()`.
 const LAST_SPECIAL: u64 = 4096;
 /// The array of `struct page` begins at a multiple of this (`kernel_randomize_memory()`, arch/x86/mm/kaslr.c).
-const VMEMMAP_ALIGN: u64 = 1 << 30;
+pub(super) const VMEMMAP_ALIGN: u64 = 1 << 30;
 
 /// Offsets in the structures of the page cache, in bytes.
 #[derive(Debug)]
 pub(super) struct PageCache {
-    inode_mapping: u64,
+    pub(super) inode_mapping: u64,
     mapping_pages: u64,
     node_shift: u64,
     node_slots: u64,
-    folio_mapping: u64,
-    folio_index: u64,
+    pub(super) folio_mapping: u64,
+    pub(super) folio_index: u64,
     /// Bytes of a `struct page`.
-    page_bytes: u64,
+    pub(super) page_bytes: u64,
 }
 
 /// What a word of the tree is.
@@ -86,6 +86,13 @@ impl PageCache {
             .zip(self.frame(view, folio))
             .and_then(|(at, frame)| frame.checked_add(at));
         Ok(page.and_then(|frame| frame.checked_mul(PAGE)).map(Gpa))
+    }
+
+    /// The `struct folio` of the page at byte `offset` of an inode, if the array that it is in can be told by its address.
+    pub(super) fn folio_of(&self, view: &View<'_>, inode: Gva, offset: u64) -> Result<Option<Gva>> {
+        let mapping = pointer(view, inode.offset(self.inode_mapping))?;
+        let folio = self.folio(view, mapping, offset >> PAGE_SHIFT)?;
+        Ok(folio.filter(|&folio| self.frame(view, folio).is_some()))
     }
 
     /// The folio that page `index` is in.
@@ -190,6 +197,13 @@ mod tests {
         folio_index: 32,
         page_bytes: 64,
     };
+
+    impl PageCache {
+        /// With a `struct page` of 64 bytes.
+        pub(in crate::guest::linux) fn for_tests() -> Self {
+            PAGES
+        }
+    }
 
     fn memory() -> GuestMemoryMmap {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();

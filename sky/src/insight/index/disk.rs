@@ -1,14 +1,17 @@
 //! The index from the disks' side: what is written there, read, and given back.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use sky_devices::io_class::{BLOCK_SIZE, Classifier, IoClass, IoTag};
+use sky_devices::io_class::{BLOCK_SIZE, Classifier, IoClass, IoTag, Unique};
 use sky_devices::policy::{Direction, Facts, Policy};
+use vm_memory::GuestAddress;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::lifetimes::Death;
-use super::{Address, Assume, BlockIndex, is_zero};
+use super::origins::OriginId;
+use super::pending::low;
+use super::stored::Stored;
+use super::{Address, Assume, BlockIndex, CachedBlock, Place, is_zero};
 
 /// The index as one disk of the machine asks it.
 #[derive(Clone, Debug)]
@@ -26,96 +29,161 @@ impl DiskBlocks {
             ..Facts::default()
         }
     }
+
+    /// The block of a file that a page is being filled with. One that nobody has locked may as well be a buffer.
+    fn to_be_cached(&self, page: Option<GuestAddress>) -> Option<CachedBlock> {
+        self.index.cached(page).filter(|cached| cached.locked)
+    }
 }
 
 impl BlockIndex {
     /// Tells the disk, the byte offset and what is known of each block that is known to hold data, in order.
     pub fn known_blocks(self: &Arc<Self>, each: &mut dyn FnMut(u16, u64, &IoTag)) {
-        let mut addresses: Vec<Address> = self.lock().on_disk.keys().copied().collect();
+        let mut addresses: Vec<Address> = self.lock().disks.addresses().collect();
         addresses.sort_unstable();
-        for (disk, offset) in addresses {
-            each(disk, offset, &self.disk(disk).classify_read(offset));
+        for address in addresses {
+            let tag = self.disk(address.disk()).classify_read(address.offset(), None);
+            if tag.class == IoClass::Data {
+                each(address.disk(), address.offset(), &tag);
+            }
         }
     }
 }
 
 impl Classifier for DiskBlocks {
-    fn classify_write(&self, offset: u64, block: &[u8]) -> IoTag {
+    fn classify_write(&self, offset: u64, block: &[u8], page: Option<GuestAddress>) -> IoTag {
         let facts = self.facts(offset, Direction::Write);
         let BlockIndex { limit, policy, .. } = &*self.index;
-        let mut inner = self.index.lock();
-        let address = (self.disk, offset);
-        let tag = match inner.written(self.disk, offset, block, *limit) {
-            Some(mut written) => {
-                let writer = written.origin.writer.as_ref().map(|writer| writer.name.as_str());
-                let path = inner.paths.get(written.place.0.0);
-                written.unique = self.index.unique.signals(writer, path.map(|path| &**path), block);
-                let copied = u64::from(written.origin.copied_from.is_some());
-                inner.counts.unique.add(written.unique);
-                inner.counts.data += 1;
-                inner.counts.copied += copied;
-                if let Some(summary) = inner.files.get_mut(written.place.0.0) {
+        let address = Address::new(self.disk, offset);
+        let whole = address.filter(|_| block.len() == BLOCK_SIZE).map(|address| (address, xxh3_128(block)));
+        let cached = self.index.cached(page);
+        let arrived = {
+            let mut tables = self.index.lock();
+            match whole {
+                Some((address, content)) => {
+                    let cached = cached.and_then(|block| tables.files.place(block.file, block.offset));
+                    let arrived = tables.arrives(address, content, cached, *limit);
+                    arrived.map(|(place, origin)| (place, tables.origins.get(origin, place)))
+                }
+                None => {
+                    // A part of it is something else now.
+                    if let Some(address) = address {
+                        tables.remove_stored(address, Death::Overwritten);
+                    }
+                    None
+                }
+            }
+            .map(|(place, origin)| {
+                (place, origin, tables.files.get(place.file()).map(|(path, _)| Arc::clone(path)))
+            })
+        };
+        // Looking at each byte takes a while, and others wait for the tables.
+        let arrived = arrived.map(|(place, origin, path)| {
+            let writer = origin.writer.as_ref().map(|writer| writer.name.as_str());
+            let unique = self.index.unique.signals(writer, path.as_deref(), block);
+            (place, origin, unique)
+        });
+        let mut tables = self.index.lock();
+        let tag = match arrived {
+            Some((place, origin, unique)) => {
+                let copied = u64::from(origin.copied_from.is_some());
+                let hinted = u64::from(origin.hint.is_some());
+                tables.counts.unique.add(unique);
+                tables.counts.data += 1;
+                tables.counts.copied += copied;
+                if let Some(summary) = tables.files.summary(place.file()) {
                     summary.matched += 1;
                     summary.copied += copied;
-                    summary.encrypted += u64::from(written.unique.program || written.unique.extension);
-                    summary.hinted += u64::from(written.origin.hint.is_some());
+                    summary.encrypted += u64::from(unique.program || unique.extension);
+                    summary.hinted += hinted;
                 }
-                let tag = inner.tag(policy, &written, facts);
-                if let Some(stored) = inner.on_disk.get_mut(&address) {
-                    stored.unique = written.unique;
-                    stored.born.get_or_insert((Instant::now(), tag.class_id));
+                let tag = tables.tag(policy, place, origin, unique, facts);
+                let now = tables.now();
+                if let Some((address, content)) = whole {
+                    tables.disks.update(address, |stored| {
+                        // Unless the place has been written again meanwhile.
+                        if stored.place == place && stored.content == low(content) {
+                            stored.unique = unique;
+                            stored.born.get_or_insert((now, tag.class_id));
+                        }
+                    });
                 }
                 tag
             }
             None if self.index.assume == Assume::Complete => {
-                inner.counts.metadata += 1;
-                inner.metadata.insert(address, ());
+                tables.counts.metadata += 1;
+                if let Some(address) = address {
+                    let (content, place, origin) = (0, Place::NOWHERE, OriginId::default());
+                    let nobodys = Stored { content, place, origin, unique: Unique::default(), born: None };
+                    tables.store(address, &nobodys, *limit);
+                }
                 metadata(policy, facts)
             }
             None => {
-                inner.counts.unknown += 1;
+                tables.counts.unknown += 1;
                 IoTag { class_id: policy.classify(&facts), ..IoTag::default() }
             }
         };
-        if let Some(count) = inner.classes.get_mut(usize::from(tag.class_id.get())) {
+        if let Some(count) = tables.classes.get_mut(usize::from(tag.class_id.get())) {
             *count += 1;
         }
         tag
     }
 
-    fn classify_read(&self, offset: u64) -> IoTag {
+    fn classify_read(&self, offset: u64, page: Option<GuestAddress>) -> IoTag {
         let facts = self.facts(offset, Direction::Read);
         let policy = &self.index.policy;
-        let inner = self.index.lock();
-        match inner.on_disk.get(&(self.disk, offset)) {
-            Some(written) => inner.tag(policy, written, facts),
-            None if inner.metadata.get(&(self.disk, offset)).is_some() => metadata(policy, facts),
-            None => IoTag { class_id: policy.classify(&facts), ..IoTag::default() },
+        let cached = self.to_be_cached(page);
+        let tables = self.index.lock();
+        let stored = Address::new(self.disk, offset).and_then(|address| tables.disks.get(address));
+        let cached = cached.and_then(|block| tables.files.place(block.file, block.offset));
+        match (stored, cached) {
+            // What is read for a file is the file's, whatever was known of the address.
+            (Some(stored), cached)
+                if stored.place != Place::NOWHERE && cached.is_none_or(|place| place == stored.place) =>
+            {
+                let origin = tables.origins.get(stored.origin, stored.place);
+                tables.tag(policy, stored.place, origin, stored.unique, facts)
+            }
+            (_, Some(place)) => tables.tag(policy, place, super::Origin::default(), Unique::default(), facts),
+            (Some(_), None) => metadata(policy, facts),
+            (None, None) => IoTag { class_id: policy.classify(&facts), ..IoTag::default() },
         }
     }
 
-    fn was_read(&self, offset: u64, block: &[u8]) {
-        let mut inner = self.index.lock();
-        let address = (self.disk, offset);
-        let known = inner.on_disk.contains_key(&address) || inner.metadata.get(&address).is_some();
-        if !is_zero(block) && !known {
-            inner.unnamed.add(address, xxh3_128(block));
+    fn was_read(&self, offset: u64, block: &[u8], page: Option<GuestAddress>) {
+        let Some(address) = Address::new(self.disk, offset) else { return };
+        let content = xxh3_128(block);
+        let cached = self.to_be_cached(page);
+        let mut tables = self.index.lock();
+        let stored = tables.disks.get(address);
+        match cached.and_then(|block| tables.files.place(block.file, block.offset)) {
+            Some(place) => {
+                let is_known =
+                    stored.is_some_and(|stored| stored.place == place && stored.content == low(content));
+                if !is_known {
+                    tables.read_from(address, content, place, OriginId::default(), self.index.limit);
+                }
+            }
+            None if stored.is_none() && !is_zero(block) => tables.unnamed.add(address, content),
+            None => {}
         }
     }
 
     fn discarded(&self, offset: u64, length: u64) {
-        let mut inner = self.index.lock();
+        let mut tables = self.index.lock();
         let end = offset.saturating_add(length);
         // The shorter way round: a discard may cover the whole disk.
-        let known = inner.on_disk.len() + inner.unnamed.len() + inner.metadata.len();
+        let known = tables.disks.len() + tables.unnamed.len();
         let addresses: Vec<Address> = if length / BLOCK_SIZE as u64 > known as u64 {
-            let all = inner.on_disk.keys().chain(inner.unnamed.addresses()).chain(inner.metadata.keys());
-            all.copied().filter(|&(disk, at)| disk == self.disk && at >= offset && at < end).collect()
+            let all = tables.disks.addresses().chain(tables.unnamed.addresses().copied());
+            let first = offset - offset % BLOCK_SIZE as u64;
+            all.filter(|at| at.disk() == self.disk && at.offset() >= first && at.offset() < end).collect()
         } else {
             let first = offset - offset % BLOCK_SIZE as u64;
-            (first..end).step_by(BLOCK_SIZE).map(|at| (self.disk, at)).collect()
+            (first..end).step_by(BLOCK_SIZE).filter_map(|at| Address::new(self.disk, at)).collect()
         };
-        addresses.into_iter().for_each(|address| inner.remove_stored(address, Death::Discarded));
+        addresses.into_iter().for_each(|address| tables.remove_stored(address, Death::Discarded));
     }
 }
 

@@ -104,7 +104,7 @@ impl Unnamed {
     /// Somebody has named a block of this content: which one it is, of several the first on the disk.
     pub(super) fn take(&mut self, content: Fingerprint) -> Option<Address> {
         let &(_, address) =
-            self.by_content.range((content, (0, 0))..=(content, (u16::MAX, u64::MAX))).next()?;
+            self.by_content.range((content, Address::FIRST)..=(content, Address::LAST)).next()?;
         self.remove(address);
         Some(address)
     }
@@ -146,7 +146,7 @@ mod tests {
             let mut unnamed = Unnamed::new(1000);
             let mut model = std::collections::BTreeMap::new();
             for (what, place, content) in steps {
-                let address = (7, place * 4096);
+                let address = Address::new(7, place * 4096).unwrap();
                 match what {
                     0 | 1 => {
                         unnamed.add(address, content);

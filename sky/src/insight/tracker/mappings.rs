@@ -4,7 +4,7 @@
 //! The mapped pages are looked at whenever the process makes a call after which that may happen, or after which they can
 //! no longer be seen: msync, fsync and their kin, munmap, execve, exit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::blocks::BLOCK;
 use super::names::open_file;
 use super::{Guest, Inner};
 use crate::guest::Gva;
-use crate::insight::{FileId, Origin};
+use crate::insight::{FileId, Origin, Sharing};
 use crate::syscall::RawCall;
 
 const MMAP: u64 = 9;
@@ -54,6 +54,9 @@ const MAP_ANONYMOUS: u64 = 0x20;
 const MAX_MAPPINGS: usize = 4096;
 /// Pages that one call looks at: 256 MiB.
 const MAX_PAGES: u64 = 1 << 16;
+/// Flags of `open` (include/uapi/asm-generic/fcntl.h).
+const O_ACCMODE: u32 = 3;
+const O_RDWR: u32 = 2;
 
 /// A file, or a part of it, in a process's address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,21 +69,23 @@ struct Mapping {
     file: FileId,
     /// Writes go to the file.
     shared: bool,
+    /// Whether there may be writes: the descriptor was open for it.
+    writable: bool,
 }
 
-/// The mappings of all monitored processes, by process id.
+/// The mappings of all monitored processes.
 #[derive(Debug, Default)]
-pub(super) struct Mappings(HashMap<u32, Vec<Mapping>>);
+pub(super) struct Mappings {
+    /// By process id.
+    all: HashMap<u32, Vec<Mapping>>,
+    /// Processes of which the index knows that they share something.
+    sharing: HashSet<u32>,
+}
 
 impl Mappings {
-    /// A process has another address space, or none.
-    pub(super) fn forget(&mut self, pid: u32) {
-        self.0.remove(&pid);
-    }
-
     /// Nothing of what was mapped in `range` is any more.
     fn carve(&mut self, pid: u32, range: &Range<u64>) {
-        let Some(mappings) = self.0.get_mut(&pid) else { return };
+        let Some(mappings) = self.all.get_mut(&pid) else { return };
         let mut left = Vec::with_capacity(mappings.len() + 1);
         for mapping in mappings.drain(..) {
             let before = Mapping { end: mapping.end.min(range.start), ..mapping };
@@ -94,7 +99,7 @@ impl Mappings {
 
     fn add(&mut self, pid: u32, mapping: Mapping) {
         self.carve(pid, &(mapping.start..mapping.end));
-        let mappings = self.0.entry(pid).or_default();
+        let mappings = self.all.entry(pid).or_default();
         if mappings.len() < MAX_MAPPINGS && mapping.start < mapping.end {
             mappings.push(mapping);
         }
@@ -102,7 +107,7 @@ impl Mappings {
 
     /// What was mapped in `from` is at `to` now, in another length maybe.
     fn relocate(&mut self, pid: u32, from: &Range<u64>, to: &Range<u64>) {
-        let moved = self.0.get(&pid).and_then(|all| {
+        let moved = self.all.get(&pid).and_then(|all| {
             all.iter().find(|mapping| mapping.start <= from.start && from.start < mapping.end).copied()
         });
         self.carve(pid, from);
@@ -120,7 +125,7 @@ impl Mappings {
             let offset = mapping.offset.saturating_add(start - mapping.start);
             Mapping { start, end: mapping.end.min(range.end), offset, ..*mapping }
         };
-        let all = self.0.get(&pid).into_iter().flatten().map(part);
+        let all = self.all.get(&pid).into_iter().flatten().map(part);
         all.filter(|part| part.start < part.end).collect()
     }
 }
@@ -132,6 +137,31 @@ fn pages(start: u64, length: u64) -> Range<u64> {
 }
 
 impl Inner {
+    /// A process has another address space, or none.
+    pub(super) fn forget_mappings(&mut self, pid: u32) {
+        self.mappings.all.remove(&pid);
+        self.share(pid);
+    }
+
+    /// Tells the index what a process may write without a call.
+    fn share(&mut self, pid: u32) {
+        let Mappings { all, sharing } = &mut self.mappings;
+        let of_process = all.get(&pid).into_iter().flatten();
+        let shared: Vec<&Mapping> = of_process.filter(|mapping| mapping.shared && mapping.writable).collect();
+        if shared.is_empty() && !sharing.remove(&pid) {
+            return;
+        }
+        if !shared.is_empty() {
+            sharing.insert(pid);
+        }
+        let origin = Arc::new(Origin { writer: self.writers.get(&pid).cloned(), ..Origin::default() });
+        let part = |mapping: &Mapping| {
+            let end = mapping.offset.saturating_add(mapping.end - mapping.start);
+            Sharing { file: mapping.file, range: mapping.offset..end, origin: Arc::clone(&origin) }
+        };
+        self.index.share(pid, shared.into_iter().map(part).collect());
+    }
+
     /// A call is about to be made after which mapped pages may be written back, or be gone.
     pub(super) fn before_mapping(&mut self, guest: Guest<'_>, pid: u32, call: &RawCall, origin: Origin) {
         let origin = Arc::new(origin);
@@ -166,19 +196,21 @@ impl Inner {
             MMAP => {
                 let range = pages(result, b);
                 self.mappings.carve(pid, &range);
-                if flags & MAP_ANONYMOUS != 0 {
-                    return;
+                if flags & MAP_ANONYMOUS == 0
+                    && let Some(open) = open_file(guest, fd)
+                    && let Some(file) = self.file(guest, &open)
+                {
+                    let (identity, shared) = (open.identity, flags & MAP_SHARED != 0);
+                    let writable = open.flags & O_ACCMODE == O_RDWR;
+                    let Range { start, end } = range;
+                    self.mappings.add(pid, Mapping { start, end, offset, identity, file, shared, writable });
                 }
-                let Some(open) = open_file(guest, fd) else { return };
-                let Some(file) = self.file(guest, &open) else { return };
-                let (identity, shared) = (open.identity, flags & MAP_SHARED != 0);
-                let Range { start, end } = range;
-                self.mappings.add(pid, Mapping { start, end, offset, identity, file, shared });
             }
             MUNMAP => self.mappings.carve(pid, &pages(a, b)),
             MREMAP => self.mappings.relocate(pid, &pages(a, b), &pages(result, c)),
-            _ => {}
+            _ => return,
         }
+        self.share(pid);
     }
 
     /// Looks at the pages that are there: dirty ones of shared mappings will be written, others have been read, maybe
@@ -277,7 +309,7 @@ mod tests {
                         let identity = (0, file as u64);
                         let (start, end, offset_bytes) = (at * BLOCK, (at + pages) * BLOCK, offset * BLOCK);
                         let file = files[file];
-                        mappings.add(7, Mapping { start, end, offset: offset_bytes, identity, file, shared: true });
+                        mappings.add(7, Mapping { start, end, offset: offset_bytes, identity, file, shared: true, writable: true });
                         model.extend((0..pages).map(|page| (at + page, (file, offset + page))));
                     }
                     Step::Unmap { at, pages: count } => {
@@ -308,7 +340,7 @@ mod tests {
             let mut mappings = Mappings::default();
             let file = BlockIndex::new(&Insight::default()).add_file("/a");
             let Range { start, end } = pages(a, b);
-            mappings.add(1, Mapping { start, end, offset: c, identity: (0, 0), file, shared: false });
+            mappings.add(1, Mapping { start, end, offset: c, identity: (0, 0), file, shared: false, writable: false });
             mappings.carve(1, &pages(c, d));
             mappings.relocate(1, &pages(a, d), &pages(b, c));
             prop_assert!(mappings.within(1, &(0..u64::MAX)).iter().all(|part| part.start < part.end));

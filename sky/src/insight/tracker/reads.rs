@@ -52,6 +52,7 @@ impl Inner {
         let Ok(done) = u64::try_from(result) else { return };
         let done = done.min(note.buffers.length());
         self.index.read(note.file, note.open.size);
+        self.learn_pages(guest, &note.open, note.offset);
         let mut content = [0; BLOCK_SIZE];
         for block in whole_blocks(note.offset, done) {
             if note.buffers.copy(guest.view, block - note.offset, &mut content) {

@@ -157,6 +157,7 @@ impl Inner {
         if done == 0 {
             return;
         }
+        self.learn_pages(guest, &note.open, note.offset);
         let written = |block: u64| note.early.iter().any(|(early, _)| *early == block);
         for block in partial_blocks(note.offset, done) {
             // One that was to be whole may be partly written now.

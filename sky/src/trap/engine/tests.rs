@@ -105,7 +105,7 @@ fn a_write_is_followed_to_its_block_on_the_disk() {
         fake.switch(0, WRITER);
         assert_eq!(write(fake, 0x5a), Ran::Dispatcher);
         assert_eq!(fake.report().outstanding, 1);
-        assert_eq!(fake.sky.classifier(0).classify_write(4096, &[0; 4096]).class, IoClass::Unknown);
+        assert_eq!(fake.sky.classifier(0).classify_write(4096, &[0; 4096], None).class, IoClass::Unknown);
         assert_eq!(fake.finish(0, 4096), Ran::User);
         let user = fake.tasks[WRITER].user;
         assert_eq!(
@@ -113,7 +113,7 @@ fn a_write_is_followed_to_its_block_on_the_disk() {
             (USER_FLAGS, USER_FLAGS),
             "as SYSCALL and SYSRET would have left them"
         );
-        let tag = fake.sky.classifier(0).classify_write(8192, &[0x5a; 4096]);
+        let tag = fake.sky.classifier(0).classify_write(8192, &[0x5a; 4096], None);
         let source = tag.source.unwrap();
         let named = (tag.class, &*source.path, source.offset, source.file_size);
         assert_eq!(named, (IoClass::Data, "/a.bin", 8192, 12288));
@@ -175,7 +175,7 @@ fn a_write_that_failed_leaves_nothing_to_recognise() {
         fake.switch(0, WRITER);
         write(fake, 0x5a);
         fake.finish(0, -28);
-        assert_eq!(fake.sky.classifier(0).classify_write(0, &[0x5a; 4096]).class, IoClass::Unknown);
+        assert_eq!(fake.sky.classifier(0).classify_write(0, &[0x5a; 4096], None).class, IoClass::Unknown);
     });
 }
 

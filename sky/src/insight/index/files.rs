@@ -1,0 +1,219 @@
+//! The files that blocks belong to.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{FileId, FileSummary, Identity, MAX_FILES, Place};
+use crate::insight::Origin;
+
+/// Mappings that are looked through for one block.
+const MAX_SHARINGS: usize = 1 << 10;
+
+/// A part of a file that a process has mapped, and may write to.
+#[derive(Clone, Debug)]
+pub(crate) struct Sharing {
+    pub(crate) file: FileId,
+    /// Bytes of the file.
+    pub(crate) range: Range<u64>,
+    pub(crate) origin: Arc<Origin>,
+}
+
+#[derive(Debug)]
+struct File {
+    summary: FileSummary,
+    /// The path again, to be shared with tags.
+    path: Arc<str>,
+    identity: Option<Identity>,
+}
+
+/// Bytes of a file, and who may write to them.
+type Shared = (Range<u64>, Arc<Origin>);
+
+/// The files by their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    files: Vec<File>,
+    numbers: HashMap<Identity, FileId>,
+    /// Those that were deleted, in that order. Their numbers may be used again.
+    deleted: VecDeque<FileId>,
+    /// What was seen of files whose numbers are others' now.
+    retired: FileSummary,
+    /// Who shares what of a file, by file and process.
+    sharings: BTreeMap<(FileId, u32), Vec<Shared>>,
+    /// The files that a process shares.
+    shared_by: HashMap<u32, Vec<FileId>>,
+}
+
+impl Files {
+    /// Takes up a file, and says whether its number was another's before.
+    pub(super) fn add(&mut self, path: &str) -> (FileId, bool) {
+        let last = FileId(u16::MAX);
+        let (id, path) = match self.files.len() {
+            MAX_FILES => match self.deleted.pop_front() {
+                Some(id) => (id, path),
+                None => return (last, false),
+            },
+            count if count == MAX_FILES - 1 => (last, "(more files)"),
+            count => (FileId(u16::try_from(count).unwrap_or(u16::MAX)), path),
+        };
+        let summary = FileSummary { path: path.to_owned(), ..FileSummary::default() };
+        let file = File { summary, path: path.into(), identity: None };
+        match self.files.get_mut(usize::from(id.0)) {
+            Some(old) => {
+                let old = std::mem::replace(old, file);
+                self.retired.add(&old.summary);
+                self.unidentify(id, old.identity);
+                (id, true)
+            }
+            None => {
+                self.files.push(file);
+                (id, false)
+            }
+        }
+    }
+
+    /// By what the kernel tells this file from others.
+    pub(super) fn identify(&mut self, id: FileId, identity: Identity) {
+        // Many files share the last number.
+        if usize::from(id.0) == MAX_FILES - 1 {
+            return;
+        }
+        let Some(file) = self.files.get_mut(usize::from(id.0)) else { return };
+        let old = file.identity.replace(identity);
+        if old != Some(identity) {
+            self.unidentify(id, old);
+        }
+        self.numbers.insert(identity, id);
+    }
+
+    fn unidentify(&mut self, id: FileId, identity: Option<Identity>) {
+        if let Some(identity) = identity
+            && self.numbers.get(&identity) == Some(&id)
+        {
+            self.numbers.remove(&identity);
+        }
+    }
+
+    /// The block at byte `offset` of the file that the kernel tells from others so.
+    pub(super) fn place(&self, identity: Identity, offset: u64) -> Option<Place> {
+        Place::new(*self.numbers.get(&identity)?, offset)
+    }
+
+    /// There is no such file any more.
+    pub(super) fn delete(&mut self, id: FileId) {
+        if usize::from(id.0) == MAX_FILES - 1 {
+            return;
+        }
+        let identity = self.files.get_mut(usize::from(id.0)).and_then(|file| file.identity.take());
+        self.unidentify(id, identity);
+        if self.deleted.len() < MAX_FILES {
+            self.deleted.push_back(id);
+        }
+    }
+
+    pub(super) fn summary(&mut self, id: FileId) -> Option<&mut FileSummary> {
+        self.files.get_mut(usize::from(id.0)).map(|file| &mut file.summary)
+    }
+
+    /// Its path, and its size in bytes.
+    pub(super) fn get(&self, id: FileId) -> Option<(&Arc<str>, u64)> {
+        self.files.get(usize::from(id.0)).map(|file| (&file.path, file.summary.size))
+    }
+
+    pub(super) fn rename(&mut self, id: FileId, path: &str) {
+        if let Some(file) = self.files.get_mut(usize::from(id.0)) {
+            path.clone_into(&mut file.summary.path);
+            file.path = path.into();
+        }
+    }
+
+    /// What was seen of each file, and of those together that are no longer told apart.
+    pub(super) fn summaries(&self) -> impl Iterator<Item = FileSummary> {
+        let retired = FileSummary { path: "(deleted files)".to_owned(), ..self.retired.clone() };
+        self.files.iter().map(|file| file.summary.clone()).chain([retired])
+    }
+
+    /// What a process shares now, and nothing else.
+    pub(super) fn share(&mut self, pid: u32, sharings: Vec<Sharing>) {
+        for file in self.shared_by.remove(&pid).into_iter().flatten() {
+            self.sharings.remove(&(file, pid));
+        }
+        for Sharing { file, range, origin } in sharings {
+            self.sharings.entry((file, pid)).or_default().push((range, origin));
+            self.shared_by.entry(pid).or_default().push(file);
+        }
+    }
+
+    /// Who may have written to a place through a mapping.
+    pub(super) fn sharer(&self, place: Place) -> Option<&Arc<Origin>> {
+        let file = place.file();
+        let all = self.sharings.range((file, 0)..=(file, u32::MAX)).flat_map(|(_, of_process)| of_process);
+        let mut first = all.take(MAX_SHARINGS);
+        first.find(|(range, _)| range.contains(&place.offset())).map(|(_, origin)| origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_deleted_files_are_used_again() {
+        let mut files = Files::default();
+        for number in 0..MAX_FILES + 2 {
+            let (id, again) = files.add(&format!("/{number}"));
+            assert_eq!((usize::from(id.0), again), (number.min(MAX_FILES - 1), false));
+            files.identify(id, (1, number as u64));
+        }
+        assert_eq!(&**files.get(FileId(u16::MAX)).unwrap().0, "(more files)");
+        assert_eq!(files.place((1, 65_535), 0), None, "which of them is not known");
+        for id in [FileId(7), FileId(5)] {
+            files.summary(id).unwrap().writes = 3;
+            files.delete(id);
+        }
+        assert_eq!(files.place((1, 7), 4096), None);
+        assert_eq!(files.add("/new"), (FileId(7), true));
+        files.identify(FileId(7), (1, 70_000));
+        assert_eq!(files.place((1, 70_000), 4096), Place::new(FileId(7), 4096));
+        assert_eq!((files.add("/b").0, files.add("/c").0), (FileId(5), FileId(u16::MAX)));
+        let retired = files.summaries().last().unwrap();
+        assert_eq!((&*retired.path, retired.writes), ("(deleted files)", 6));
+    }
+
+    /// An inode number comes again, with another file.
+    #[test]
+    fn the_last_file_of_an_identity_counts() {
+        let mut files = Files::default();
+        let (old, new) = (files.add("/old").0, files.add("/new").0);
+        files.identify(old, (1, 5));
+        files.identify(new, (1, 5));
+        files.delete(old);
+        assert_eq!(files.place((1, 5), 0), Place::new(new, 0));
+        files.identify(new, (1, 6));
+        assert_eq!((files.place((1, 5), 0), files.place((1, 6), 0)), (None, Place::new(new, 0)));
+    }
+
+    #[test]
+    fn mappings_are_a_process_s_own() {
+        let mut files = Files::default();
+        let (a, b) = (files.add("/a").0, files.add("/b").0);
+        let sharing = |file, range, hint| {
+            let origin = Arc::new(Origin { hint: Some(hint), ..Origin::default() });
+            Sharing { file, range, origin }
+        };
+        files.share(1, vec![sharing(a, 0..4096, 1), sharing(a, 8192..12288, 2), sharing(b, 0..4096, 3)]);
+        files.share(2, vec![sharing(a, 4096..8192, 4)]);
+        let hints = |files: &Files| {
+            [(a, 0), (a, 4096), (a, 8192), (a, 12288), (b, 0), (b, 4096)].map(|(file, offset)| {
+                files.sharer(Place::new(file, offset).unwrap()).and_then(|origin| origin.hint)
+            })
+        };
+        assert_eq!(hints(&files), [Some(1), Some(4), Some(2), None, Some(3), None]);
+        files.share(1, vec![sharing(b, 4096..8192, 5)]);
+        assert_eq!(hints(&files), [None, Some(4), None, None, None, Some(5)]);
+        files.share(1, Vec::new());
+        files.share(2, Vec::new());
+        assert!(files.sharings.is_empty() && files.shared_by.is_empty());
+    }
+}
