@@ -53,6 +53,7 @@ impl Report {
         let signals =
             [("program", unique.program), ("extension", unique.extension), ("entropy", unique.entropy)];
         let unseen = [("superseded", blocks.superseded), ("forgotten", blocks.forgotten)];
+        let forgotten = [("address", blocks.forgotten_known), ("origin", blocks.forgotten_origins)];
         let lost = [
             ("not_a_file", lost.not_a_file),
             ("excluded", lost.excluded),
@@ -85,8 +86,20 @@ impl Report {
             (
                 "sky_named_blocks_total",
                 "counter",
-                "Read blocks that were named by the processes that read them.",
+                "Read blocks that were named by their page, or by the processes that read them.",
                 one(blocks.named),
+            ),
+            (
+                "sky_known_blocks",
+                "gauge",
+                "Blocks of disks of which it is known what they hold.",
+                one(blocks.known),
+            ),
+            (
+                "sky_forgotten_total",
+                "counter",
+                "What was forgotten of blocks of disks, because too much was known.",
+                by("what", &forgotten),
             ),
             (
                 "sky_pending_blocks",

@@ -1,7 +1,9 @@
 //! Entries in the order in which they came, each with a number of 4 bytes by which tables may refer to it.
 
 /// No entry's number.
-pub(super) const NONE: u32 = u32::MAX;
+const NONE: u32 = u32::MAX;
+/// Entries are allocated so many at a time, and stay where they are: a table of a million does not double, and is not copied.
+const CHUNK: usize = 1 << 10;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry<T> {
@@ -15,7 +17,7 @@ struct Entry<T> {
 /// The entries.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
-    entries: Vec<Entry<T>>,
+    chunks: Vec<Vec<Entry<T>>>,
     oldest: u32,
     newest: u32,
     free: u32,
@@ -24,7 +26,7 @@ pub(super) struct Slab<T> {
 
 impl<T: Copy> Slab<T> {
     pub(super) fn new() -> Self {
-        Self { entries: Vec::new(), oldest: NONE, newest: NONE, free: NONE, length: 0 }
+        Self { chunks: Vec::new(), oldest: NONE, newest: NONE, free: NONE, length: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -36,21 +38,26 @@ impl<T: Copy> Slab<T> {
         (self.oldest != NONE).then_some(self.oldest)
     }
 
+    /// None for [`NONE`].
+    fn entry(&mut self, number: u32) -> Option<&mut Entry<T>> {
+        self.chunks.get_mut(number as usize / CHUNK)?.get_mut(number as usize % CHUNK)
+    }
+
     /// Of a number that [`push`](Self::push) gave, and that was not removed since.
     pub(super) fn get(&self, number: u32) -> &T {
-        &self.entries[number as usize].value
+        &self.chunks[number as usize / CHUNK][number as usize % CHUNK].value
     }
 
     /// As [`get`](Self::get).
     pub(super) fn get_mut(&mut self, number: u32) -> &mut T {
-        &mut self.entries[number as usize].value
+        &mut self.chunks[number as usize / CHUNK][number as usize % CHUNK].value
     }
 
     /// From the oldest on.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         let mut next = self.oldest;
         std::iter::from_fn(move || {
-            let entry = self.entries.get(next as usize)?;
+            let entry = self.chunks.get(next as usize / CHUNK)?.get(next as usize % CHUNK)?;
             Some((std::mem::replace(&mut next, entry.after), &entry.value))
         })
     }
@@ -58,20 +65,22 @@ impl<T: Copy> Slab<T> {
     /// Adds the newest entry. There may be 2^32 - 1: users keep to a limit far below.
     pub(super) fn push(&mut self, value: T) -> u32 {
         let entry = Entry { value, before: self.newest, after: NONE };
-        let number = self.free;
-        let number = if let Some(place) = self.entries.get_mut(number as usize) {
-            self.free = place.after;
-            *place = entry;
-            number
+        let free = self.free;
+        let number = if let Some(place) = self.entry(free) {
+            let next = std::mem::replace(place, entry).after;
+            self.free = next;
+            free
         } else {
-            if self.entries.len() == self.entries.capacity() {
-                // Twice the room would be half of it empty.
-                self.entries.reserve_exact(self.entries.len() / 16 + 16);
+            // None is free, so as many are there as ever were.
+            if self.length.is_multiple_of(CHUNK) {
+                self.chunks.push(Vec::with_capacity(CHUNK));
             }
-            self.entries.push(entry);
-            u32::try_from(self.entries.len() - 1).unwrap_or(NONE)
+            if let Some(last) = self.chunks.last_mut() {
+                last.push(entry);
+            }
+            u32::try_from(self.length).unwrap_or(NONE)
         };
-        match self.entries.get_mut(self.newest as usize) {
+        match self.entry(self.newest) {
             Some(before) => before.after = number,
             None => self.oldest = number,
         }
@@ -82,17 +91,17 @@ impl<T: Copy> Slab<T> {
 
     /// Takes out an entry that is there.
     pub(super) fn remove(&mut self, number: u32) -> T {
-        let Entry { value, before, after } = self.entries[number as usize];
-        match self.entries.get_mut(before as usize) {
+        let Entry { value, before, after } = self.chunks[number as usize / CHUNK][number as usize % CHUNK];
+        match self.entry(before) {
             Some(before) => before.after = after,
             None => self.oldest = after,
         }
-        match self.entries.get_mut(after as usize) {
+        match self.entry(after) {
             Some(after) => after.before = before,
             None => self.newest = before,
         }
-        self.entries[number as usize].after = self.free;
-        self.free = number;
+        let free = std::mem::replace(&mut self.free, number);
+        self.chunks[number as usize / CHUNK][number as usize % CHUNK].after = free;
         self.length -= 1;
         value
     }
@@ -103,6 +112,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn entries_are_found_in_all_chunks() {
+        let mut slab = Slab::new();
+        let numbers: Vec<u32> = (0..3 * CHUNK).map(|value| slab.push(value)).collect();
+        assert!(numbers.iter().enumerate().all(|(value, &number)| *slab.get(number) == value));
+        for &number in &numbers {
+            slab.remove(number);
+        }
+        assert_eq!((slab.len(), slab.oldest(), slab.iter().count()), (0, None, 0));
+        // What is free is used again, in whatever order.
+        let again: std::collections::BTreeSet<u32> = (0..3 * CHUNK).map(|value| slab.push(value)).collect();
+        assert!(again.into_iter().eq(numbers));
+    }
 
     proptest! {
         /// Against a list.
@@ -126,7 +149,7 @@ mod tests {
                     prop_assert_eq!((*slab.get(number), *slab.get_mut(number)), (value, value));
                 }
             }
-            prop_assert!(slab.entries.len() <= 300);
+            prop_assert_eq!(slab.chunks.len(), 1);
         }
     }
 }
