@@ -28,11 +28,6 @@ fn boot(flavour: Flavour, elf: bool, cpus: u32) {
 }
 
 #[test]
-fn boots_6_1_from_a_bzimage_on_two_cpus() {
-    e2e("boots_6_1_from_a_bzimage_on_two_cpus", || boot(Flavour::Cloud61, false, 2));
-}
-
-#[test]
 fn boots_6_1_from_an_elf_file_on_four_cpus() {
     e2e("boots_6_1_from_an_elf_file_on_four_cpus", || boot(Flavour::Cloud61, true, 4));
 }
@@ -40,11 +35,6 @@ fn boots_6_1_from_an_elf_file_on_four_cpus() {
 #[test]
 fn boots_6_12_from_a_bzimage_on_four_cpus() {
     e2e("boots_6_12_from_a_bzimage_on_four_cpus", || boot(Flavour::Cloud612, false, 4));
-}
-
-#[test]
-fn boots_6_12_from_an_elf_file_on_one_cpu() {
-    e2e("boots_6_12_from_an_elf_file_on_one_cpu", || boot(Flavour::Cloud612, true, 1));
 }
 
 #[test]

@@ -177,6 +177,7 @@ fn add_and_remove(way: (&str, &str)) {
 }
 
 #[test]
+#[ignore = "for time"]
 fn rules_come_and_go_under_load_with_sce_and_ports() {
     e2e("rules_come_and_go_under_load_with_sce_and_ports", || add_and_remove(WAYS[0]));
 }
@@ -228,6 +229,7 @@ fn traps_come_and_go_under_load_with_sce_and_ports() {
 }
 
 #[test]
+#[ignore = "for time"]
 fn traps_come_and_go_under_load_with_entry_and_debug_registers() {
     e2e("traps_come_and_go_under_load_with_entry_and_debug_registers", || detach_and_arm(WAYS[3]));
 }
@@ -300,19 +302,18 @@ fn a_signal_ends_a_monitored_run_in_good_order() {
     e2e("a_signal_ends_a_monitored_run_in_good_order", || {
         let script = "mount -t ext4 /dev/vda /mnt; writer /mnt 1 4 8; sync; umount /mnt; echo READY
             while true; do getpid-loop 1000; done";
-        for way in [WAYS[0], WAYS[3]] {
-            let mut guest = Guest::start(way, "[[process]]\nexecutable = '*'", script);
-            guest.running.wait_for("GETPID_CALLS").unwrap();
-            // Somebody who is connected, and says nothing, is not waited for.
-            let silent = std::os::unix::net::UnixStream::connect(guest.socket()).unwrap();
-            let signalled = Instant::now();
-            guest.running.signal(libc::SIGINT);
-            let (finished, report, trace) = guest.finish();
-            assert!(signalled.elapsed() < Duration::from_secs(30), "{:?}", signalled.elapsed());
-            drop(silent);
-            assert_eq!(finished.status.code(), Some(130), "{way:?}: {}", finished.messages);
-            assert_eq!(report["problem"], Value::Null);
-            assert!(trace.contains(" getpid() = "), "{way:?}");
-        }
+        let way = WAYS[3];
+        let mut guest = Guest::start(way, "[[process]]\nexecutable = '*'", script);
+        guest.running.wait_for("GETPID_CALLS").unwrap();
+        // Somebody who is connected, and says nothing, is not waited for.
+        let silent = std::os::unix::net::UnixStream::connect(guest.socket()).unwrap();
+        let signalled = Instant::now();
+        guest.running.signal(libc::SIGINT);
+        let (finished, report, trace) = guest.finish();
+        assert!(signalled.elapsed() < Duration::from_secs(30), "{:?}", signalled.elapsed());
+        drop(silent);
+        assert_eq!(finished.status.code(), Some(130), "{way:?}: {}", finished.messages);
+        assert_eq!(report["problem"], Value::Null);
+        assert!(trace.contains(" getpid() = "), "{way:?}");
     });
 }

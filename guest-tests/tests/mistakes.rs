@@ -57,7 +57,7 @@ fn truncated_kernels() {
         let initramfs = scratch.initramfs(&kernel, "").unwrap();
         for (name, image) in [("bz", kernel.bzimage()), ("elf", kernel.vmlinux().unwrap())] {
             let whole = fs::read(image).unwrap();
-            for length in [100, 0x1ff, 4096, whole.len() / 2] {
+            for length in [0x1ff, whole.len() / 2] {
                 let path = scratch.path(&format!("{name}{length}"));
                 fs::write(&path, &whole[..length]).unwrap();
                 refused(GuestRun::new(&path, &initramfs), ERROR, &[&format!("{name}{length}")]);

@@ -197,6 +197,7 @@ fn every_form_of_writing_is_seen(flavour: Flavour) {
 }
 
 #[test]
+#[ignore = "for time"]
 fn every_form_of_writing_is_seen_on_6_1() {
     e2e("every_form_of_writing_is_seen_on_6_1", || every_form_of_writing_is_seen(Flavour::Cloud61));
 }
@@ -409,6 +410,7 @@ fn with_isolation(flavour: Flavour) {
 }
 
 #[test]
+#[ignore = "for time"]
 fn page_table_isolation_on_and_off_on_6_1() {
     e2e("page_table_isolation_on_and_off_on_6_1", || with_isolation(Flavour::Cloud61));
 }
