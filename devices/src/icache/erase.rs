@@ -56,10 +56,10 @@ impl ICache {
     /// The lines that hold blocks of a range, which the caller has alone.
     fn lines_in(&self, range: &std::ops::Range<u64>) -> Vec<Line> {
         let state = lock(&self.state);
-        if range.end - range.start > u64::from(self.layout.lines) {
+        if range.end - range.start > u64::from(state.lines.len()) {
             let holds =
                 |line: &Line| state.lines.block(*line).is_some_and(|block| range.contains(&u64::from(block)));
-            return (0..self.layout.lines).filter(holds).collect();
+            return (0..state.lines.len()).filter(holds).collect();
         }
         range.clone().filter_map(|block| state.lines.find(u32::try_from(block).ok()?)).collect()
     }

@@ -132,15 +132,14 @@ impl ICache {
         ticket: u64,
     ) -> bool {
         let wanted = !self.is_failed() && self.wants(&lock(&self.state), tag, run);
-        let Some(block) = u32::try_from(block).ok().filter(|block| wanted && *block < self.layout.blocks())
-        else {
+        let Some(block) = u32::try_from(block).ok().filter(|block| wanted && *block < self.blocks) else {
             return true;
         };
         let class = class_of(tag);
         let Some(line) = self.allocate(class, ticket) else { return true };
         if self.write_line(line, content).is_err() {
             // Nothing says that it holds anything.
-            lock(&self.state).lines.release(line);
+            lock(&self.state).release(line);
             return false;
         }
         let mut state = lock(&self.state);

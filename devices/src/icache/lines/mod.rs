@@ -163,14 +163,46 @@ impl Lines {
         self.shares.of(class).most > 0
     }
 
-    /// Takes another policy. Lines of a class that it does not have are of no class.
+    /// Takes another policy; lines of a class that it does not have are still of that class.
     pub(super) fn adopt(&mut self, policy: &Policy) {
         self.shares.adopt(policy, self.capacity);
-        for line in 0..self.len() {
-            if self.place(line) != Place::Free && policy.get(self.class(line)).is_none() {
-                self.move_to(line, ClassId::UNCLASSIFIED);
+    }
+
+    /// A line of a class that the policy does not have is of no class from now on.
+    pub(super) fn adopt_line(&mut self, line: Line, policy: &Policy) {
+        if self.place(line) != Place::Free && policy.get(self.class(line)).is_none() {
+            self.move_to(line, ClassId::UNCLASSIFIED);
+        }
+    }
+
+    /// As many lines may hold a block at a time from now on. More may do so still.
+    pub(super) fn set_capacity(&mut self, capacity: u32, policy: &Policy) {
+        self.capacity = capacity;
+        self.shares.adopt(policy, capacity);
+        self.cold = self.cold.clamp(Self::least_cold(capacity), (capacity / 2).max(1));
+    }
+
+    /// Has so many lines from now on; those that are no more hold nothing and are in no queue. What was evicted is
+    /// forgotten.
+    pub(super) fn resize(&mut self, lines: u32) {
+        self.table.resize(lines);
+        self.ghosts = Ghosts::new(lines);
+        self.index = Index::new(lines);
+        for line in 0..lines {
+            if let Some(block) = self.block(line) {
+                self.index.insert(block, line);
             }
         }
+    }
+
+    /// Lines that hold a block.
+    pub(super) fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// The line that goes if one has to, whatever its class.
+    pub(super) fn next_to_go(&self) -> Option<Line> {
+        Some(self.victim(PINNED)).filter(|&line| line != NONE)
     }
 
     /// Moves a line to another class, where it is as hot as it was, unless that class has all it may have.
@@ -307,16 +339,24 @@ impl Lines {
 
     /// A line that holds nothing may be taken.
     pub(super) fn release(&mut self, line: Line) {
+        self.table.mark(line, Mark::Idle, true);
         self.table.push(&mut self.free, line);
+    }
+
+    /// Has nobody take a line that holds nothing. Answers whether it waited for a block.
+    pub(super) fn withdraw(&mut self, line: Line) -> bool {
+        let idle = self.has(line, Mark::Idle);
+        if idle {
+            self.table.unlink(&mut self.free, line);
+            self.table.mark(line, Mark::Idle, false);
+        }
+        idle
     }
 
     /// Takes a line that holds nothing.
     pub(super) fn take_free(&mut self) -> Option<Line> {
         let line = self.free.head;
-        (line != NONE).then(|| {
-            self.table.unlink(&mut self.free, line);
-            line
-        })
+        (line != NONE && self.withdraw(line)).then_some(line)
     }
 
     /// Forgets what was evicted.

@@ -51,6 +51,11 @@ impl Cache {
     }
 }
 
+fn adopt(lines: &mut Lines, policy: &Policy) {
+    lines.adopt(policy);
+    (0..lines.len()).for_each(|line| lines.adopt_line(line, policy));
+}
+
 /// Everything that is counted is counted again, line by line.
 fn check(lines: &Lines) {
     let mut places: HashMap<Line, (ClassId, Place)> = HashMap::new();
@@ -182,7 +187,7 @@ proptest! {
                 }
                 Step::Adopt(number) => {
                     now = &policies[number];
-                    lines.adopt(now);
+                    adopt(&mut lines, now);
                     map.values_mut().for_each(|id| *id = now.class(*id).id());
                 }
             }
