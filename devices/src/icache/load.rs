@@ -255,6 +255,7 @@ impl ICache {
             written_back: AtomicU64::new(0),
             fast_errors: AtomicU64::new(0),
             lost_reads: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
         };
         cache.correct(&loaded.wrong_lines, &loaded.wrong_blocks)?;
         if crashed {

@@ -9,7 +9,7 @@
 //!
 //! - [`format`] is what lies on the fast tier, `docs/icache-format.md` says why it is right after a crash.
 //! - `lines` is what is kept in memory of each line, and decides what stays; `state` what the journal has still to say.
-//! - `load` reads a cache; `read`, `write`, `erase`, `writeback` and `journal` are the engine; `resize` has it larger
+//! - `load` reads a cache; `read`, `write`, `erase`, `writeback`, `idle` and `journal` are the engine; `resize` has it larger
 //!   or smaller while it is used.
 //!
 //! **The rule**: what a line holds never changes while the journal says that it holds a block. New content takes a new
@@ -36,6 +36,7 @@ use crate::policy::{ClassId, Policy};
 mod create;
 mod erase;
 mod format;
+mod idle;
 mod intents;
 mod journal;
 mod lines;
@@ -50,6 +51,7 @@ mod write;
 mod writeback;
 
 pub use create::{create, seal, size_of};
+pub use idle::Idle;
 pub use options::{DiskState, Mode, OpenOptions};
 pub use stats::{Cached, ClassStats, Stats};
 
@@ -95,6 +97,8 @@ pub struct ICache {
     written_back: AtomicU64,
     fast_errors: AtomicU64,
     lost_reads: AtomicU64,
+    /// Requests so far, by which it is known whether there are any.
+    requests: AtomicU64,
 }
 
 /// Flushes that the guest has asked for.
@@ -292,6 +296,7 @@ impl ICache {
     }
 
     fn check(&self, operation: Operation, offset: u64, length: u64) -> Result<()> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         if operation != Operation::Read {
             self.check_usable(operation).map_err(|error| error.at(offset, length))?;
         }
@@ -381,6 +386,7 @@ impl BlockDevice for ICache {
     }
 
     fn flush(&self) -> Result<()> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         if self.geometry.read_only {
             return Ok(());
         }

@@ -1,10 +1,11 @@
 //! A cache that becomes larger and smaller, alone and while it is used.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sky_devices::block::simulated::{Fault, FaultKind, FaultOn, Random};
 use sky_devices::block::{BlockDevice, ErrorKind, Storage};
-use sky_devices::icache::{self, ICache, Mode, OpenOptions, size_of};
+use sky_devices::icache::{self, ICache, Idle, Mode, OpenOptions, size_of};
 use sky_devices::io_class::IoTag;
 use sky_devices::policy::{ClassId, HEADER, Policy};
 
@@ -157,4 +158,37 @@ fn sizes_and_classes_change_under_load() {
             assert_eq!(bytes, [expected(block); 4096], "{mode:?}");
         }
     }
+}
+
+#[test]
+fn what_is_dirty_is_written_back_in_order_while_nobody_asks() {
+    let (disks, cache) = open(Mode::Back);
+    cache.resize(3000 * PAGE).unwrap();
+    let (mut idle, at) = (Idle::default(), Duration::from_millis);
+    let write = |block: u64| cache.write(block * PAGE, &[1; 4096], &[]).unwrap();
+    // Three batches, in an order in which nobody would write them.
+    (0..300).for_each(|block| write((block * 7 % 300) * 2));
+    let writes = disks.slow.counts().writes;
+    assert!(!cache.tend(&mut idle, at(5_000)).unwrap(), "there were requests");
+    assert!(!cache.tend(&mut idle, at(6_900)).unwrap(), "they were lately");
+    assert_eq!((cache.stats().dirty, disks.slow.counts().writes), (300, writes));
+    assert!(cache.tend(&mut idle, at(7_100)).unwrap());
+    let stats = cache.stats();
+    assert!(stats.dirty < 300 && stats.dirty > 0, "in bounded batches");
+    let dirty = || cache.cached().into_iter().filter(|cached| cached.dirty).map(|cached| cached.offset);
+    let clean = cache.cached().into_iter().filter(|cached| !cached.dirty).map(|cached| cached.offset);
+    assert!(clean.max() < dirty().min(), "the first blocks first");
+    // A request has it stop, for two seconds from then on.
+    write(598);
+    assert!(!cache.tend(&mut idle, at(7_200)).unwrap());
+    assert!(!cache.tend(&mut idle, at(9_100)).unwrap());
+    assert_eq!(cache.stats().dirty, stats.dirty);
+    while cache.tend(&mut idle, at(9_300)).unwrap() {}
+    assert_eq!(cache.stats().dirty, 0);
+    assert_eq!(disks.slow.counts().writes, writes + 300);
+    // Nothing is in doubt any more.
+    let held = cache.cached().len();
+    drop(cache);
+    let cache = ICache::open(disks.fast(), disks.slow(), OpenOptions::default()).unwrap();
+    assert_eq!(cache.cached().len(), held);
 }
