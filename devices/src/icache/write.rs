@@ -150,7 +150,7 @@ impl ICache {
                 }
                 state.lines.touch(new);
             }
-            (None, Ok(block)) => state.lines.insert(new, block, class),
+            (None, Ok(block)) => state.lines.insert(new, block, class, false),
             (None, Err(_)) => return,
         }
         state.lines.mark(new, Mark::Dirty, dirty);
@@ -190,7 +190,7 @@ impl ICache {
         match self.line_of(block) {
             Some((old, _)) => self.renew(block, old, content, class_of(tag)),
             None => {
-                self.bring_in(block, content, tag, piece.run, piece.ticket);
+                self.bring_in(block, content, tag, piece.run, piece.ticket, false);
             }
         }
     }

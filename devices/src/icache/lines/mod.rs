@@ -1,7 +1,7 @@
 //! What stays in the cache: a queue for each class, and in each class LIRS's idea of what is worth keeping.
 //!
 //! ```text
-//!               first use, room left            used again sooner than the last hot line was
+//!               first read, or room left       used again sooner than the last hot line was
 //!   block ──┬──────────────▶ hot (of its class) ◀───────────────┐
 //!           │                 │ a class that is kept longer,    │
 //!           │                 ▼ or a better line, needs room    │
@@ -21,6 +21,7 @@
 //! Between classes: one that is kept longer takes the room of hot lines of others, but not all of it: lines that have
 //! been used again are safe in an eighth of the cache, or in a quarter from lines that have not. Some cold lines stay
 //! with each class, and a class below its eighth competes with everybody by LIRS's rule. Pinned classes leave an eighth.
+//! What was only written so far takes no hot line from another class: a journal is metadata that nobody reads.
 //!
 //! [`Lines`] is data only: no I/O, no locks. 23.3 bytes for each line, by [`Lines::bytes`].
 
@@ -110,7 +111,7 @@ impl Lines {
     }
 
     fn least_cold(capacity: u32) -> u32 {
-        (capacity / 128).max(1)
+        (capacity / 256).max(1)
     }
 
     /// Lines that there are.
@@ -276,13 +277,18 @@ impl Lines {
         cold.filter(|share| share.hot.length > 0).map(|share| share.hot.tail).next().unwrap_or(NONE)
     }
 
-    /// A block, which no line held, came into a free line; [`room`](Self::room) was asked for.
-    pub(super) fn insert(&mut self, line: Line, block: u32, class: ClassId) {
+    /// A block, which no line held, came into a free line; [`room`](Self::room) was asked for. Somebody has `read` it, or
+    /// has written it and may never want to read it: that is what becomes of a journal, and no line of another class
+    /// gives its room for it before it has come back.
+    pub(super) fn insert(&mut self, line: Line, block: u32, class: ClassId, read: bool) {
         let ghost = self.ghosts.take(block);
         if let Some(seen) = ghost {
             self.came_back(seen);
         }
-        let hot = self.make_hot_room(class, ghost);
+        let hot = match read || ghost.is_some() {
+            true => self.make_hot_room(class, ghost),
+            false => self.has_hot_room(class),
+        };
         self.place_block(line, block, class, if hot { Place::Hot } else { Place::Cold });
         self.table.mark(line, Mark::Proven, ghost.is_some());
         if ghost.is_some() && hot {
@@ -389,14 +395,20 @@ impl Lines {
         }
     }
 
+    /// One more line of a class may be hot without another one ceasing to be.
+    fn has_hot_room(&self, class: ClassId) -> bool {
+        let share = self.shares.of(class);
+        let hot = self.held - self.shares.cold().min(self.held);
+        share.hot.length < share.most_hot() && hot < self.capacity.saturating_sub(self.cold)
+    }
+
     /// Sees to it that one more line of a class may be hot. It was last used at `since`, if it was.
     fn make_hot_room(&mut self, class: ClassId, since: Option<Time>) -> bool {
-        let share = *self.shares.of(class);
-        let full = share.hot.length >= share.most_hot();
-        let hot = self.held - self.shares.cold().min(self.held);
-        if !full && hot < self.capacity.saturating_sub(self.cold) {
+        if self.has_hot_room(class) {
             return true;
         }
+        let share = *self.shares.of(class);
+        let full = share.hot.length >= share.most_hot();
         let least = match since {
             Some(_) => self.capacity / 8,
             None => self.capacity / 4,
