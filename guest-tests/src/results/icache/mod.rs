@@ -17,6 +17,8 @@ mod memory;
 mod policies;
 mod record;
 mod replay;
+#[cfg(test)]
+mod tests;
 mod tpch;
 mod trace;
 mod workloads;
