@@ -85,6 +85,7 @@ fn any_bytes_are_used_or_refused() {
             let Ok(cache) = ICache::open(disks.fast(), disks.slow(), options(Mode::Back)) else { continue };
             let _any = read_all(&cache);
             let _done = cache.write(0, &[1; 64 << 10], &[]).and_then(|()| cache.flush());
+            let _resized = cache.resize((87 + random.below(60)) * 4096);
             let _closed = cache.close();
         }
     }
