@@ -8,7 +8,7 @@ use crate::block::{Error, ErrorKind, Operation, Result, Storage};
 /// # Errors
 /// [`ErrorKind::BadSize`] for tiers that are too small or too large, or the medium failed.
 pub fn create(fast: &dyn Storage, slow_size: u64) -> Result<()> {
-    let layout = Layout::fitting(fast.size(), slow_size)?;
+    let layout = Layout::fitting(fast.size(), slow_size, Operation::Create)?;
     let mut uuid = [0; 16];
     getrandom::fill(&mut uuid)
         .map_err(|error| Error::new(ErrorKind::Io, Operation::Create).because(error.to_string()))?;
@@ -32,6 +32,14 @@ pub fn seal(fast: &dyn Storage, content: u64) -> Result<()> {
     let Some(seal) = &mut superblock.seal else { return Ok(()) };
     seal.content = content;
     write_superblock(fast, &mut superblock)
+}
+
+/// Bytes that a cache was made for, or has been resized to; the medium may have more.
+///
+/// # Errors
+/// It is no cache, or the medium failed.
+pub fn size_of(fast: &dyn Storage) -> Result<u64> {
+    read_superblock(fast).map(|superblock| superblock.layout.size())
 }
 
 /// Both copies, and the one that counts.

@@ -55,12 +55,16 @@ impl ICache {
 
     /// The lines that hold blocks of a range, which the caller has alone.
     fn lines_in(&self, range: &std::ops::Range<u64>) -> Vec<Line> {
-        let state = lock(&self.state);
-        if range.end - range.start > u64::from(self.layout.lines) {
-            let holds =
-                |line: &Line| state.lines.block(*line).is_some_and(|block| range.contains(&u64::from(block)));
-            return (0..self.layout.lines).filter(holds).collect();
+        let lines = lock(&self.state).lines.len();
+        if range.end - range.start > u64::from(lines) {
+            let mut found = Vec::new();
+            self.for_lines(|state, line| {
+                let block = state.lines.block(line).map(u64::from);
+                found.extend(block.filter(|block| range.contains(block)).map(|_| line));
+            });
+            return found;
         }
+        let state = lock(&self.state);
         range.clone().filter_map(|block| state.lines.find(u32::try_from(block).ok()?)).collect()
     }
 }

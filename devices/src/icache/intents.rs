@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_bit_stays_until_its_region_is_quiet() {
-        let layout = Layout { lines: 64, slow: 1 << 40 };
+        let layout = Layout { places: 64, journal: 0, slow: 1 << 40 };
         let mut intents = Intents::new(layout, Box::new([0; REGIONS / 64]));
         let region = layout.region();
         assert_eq!(region, 256 << 20);

@@ -45,9 +45,9 @@ impl ICache {
                 if state.is_durable(records) {
                     return Ok(());
                 }
-                state.batch(self.layout, &self.uuid, self.generation)
+                state.batch()
             };
-            let write = |(number, bytes): &(u64, Vec<u8>)| self.fast.write(self.layout.page(*number), bytes);
+            let write = |(offset, bytes): &(u64, Vec<u8>)| self.fast.write(*offset, bytes);
             let written = batch.pages.iter().try_for_each(write).and_then(|()| self.fast.sync());
             if let Err(error) = written {
                 self.failed.store(true, Ordering::Release);
@@ -159,7 +159,7 @@ impl ICache {
 
     /// Keeps what the journal has still to say within bounds. A journal that fails is noticed by whoever needs it.
     pub(super) fn commit_if_long(&self) {
-        if lock(&self.state).is_long(self.layout) && !self.is_failed() {
+        if lock(&self.state).is_long() && !self.is_failed() {
             let _noticed = self.commit();
         }
     }

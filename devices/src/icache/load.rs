@@ -9,7 +9,7 @@ use super::format::{self, Decoded, Flags, LINE, LINE_U64, Layout, REGIONS, Seal,
 use super::intents::Intents;
 use super::lines::{Line, Lines, Mark, Place};
 use super::ranges::Ranges;
-use super::state::State;
+use super::state::{Journal, State};
 use super::{DiskState, Flushes, ICache, Mode, OpenOptions, lock};
 use crate::block::{BlockDevice, Error, ErrorKind, Operation, Result, Storage};
 use crate::policy::Policy;
@@ -41,7 +41,7 @@ fn damaged(why: &str) -> Error {
 impl Loaded {
     fn empty(layout: Layout, policy: &Policy) -> Self {
         Self {
-            lines: Lines::new(layout.lines, layout.capacity(), policy),
+            lines: Lines::new(layout.places, layout.capacity(), policy),
             intents: Box::new([0; REGIONS / 64]),
             number: 0,
             synced: 0,
@@ -92,10 +92,10 @@ impl Loaded {
 
     fn replay(&mut self, fast: &dyn Storage, layout: Layout, page: &Decoded, policy: &Policy) -> Result<()> {
         for set in &page.sets {
-            if set.line >= layout.lines || set.block >= layout.blocks() {
+            if !layout.is_line(set.line) || set.block >= layout.blocks() {
                 return Err(damaged("the journal speaks of what is not there"));
             }
-            if page.number > self.synced && !is_there(fast, layout, set)? {
+            if page.number > self.synced && !is_there(fast, set)? {
                 self.wrong_lines.insert(set.line);
                 self.wrong_blocks.insert(set.block);
                 continue;
@@ -104,13 +104,13 @@ impl Loaded {
             self.wrong_blocks.remove(&set.block);
             self.put(set, Place::Cold, policy);
         }
-        for &line in page.frees.iter().filter(|&&line| line < layout.lines) {
+        for &line in page.frees.iter().filter(|&&line| layout.is_line(line)) {
             self.wrong_lines.remove(&line);
             self.lines.remove(line);
         }
         for (line, refreshed) in (u64::from(page.first)..).zip(&page.refreshed) {
             let (Some(refreshed), Ok(line)) = (refreshed, u32::try_from(line)) else { continue };
-            if line >= layout.lines || refreshed.block >= layout.blocks() {
+            if !layout.is_line(line) || refreshed.block >= layout.blocks() {
                 return Err(damaged("the journal speaks of what is not there"));
             }
             let (class, dirty) = (refreshed.class, refreshed.dirty);
@@ -159,10 +159,10 @@ fn find_pages(fast: &dyn Storage, superblock: &Superblock) -> Result<Vec<Option<
 }
 
 /// Whether the content of a line is there with its record.
-fn is_there(fast: &dyn Storage, layout: Layout, set: &Set) -> Result<bool> {
+fn is_there(fast: &dyn Storage, set: &Set) -> Result<bool> {
     let Some(sum) = set.sum else { return Ok(true) };
     let mut content = [0; LINE];
-    fast.read(layout.line(set.line), &mut content)?;
+    fast.read(format::offset_of(set.line), &mut content)?;
     Ok(format::sum(&content) == sum)
 }
 
@@ -228,23 +228,24 @@ impl ICache {
                 Loaded::empty(layout, &options.policy)
             }
         };
-        let any_dirty = (0..layout.lines).any(|line| loaded.lines.has(line, Mark::Dirty));
+        let any_dirty = (0..layout.places).any(|line| loaded.lines.has(line, Mark::Dirty));
         superblock.flags = Flags { in_use: true, dirty: any_dirty || options.mode == Mode::Back };
         superblock.seal = options.disk.map(|disk| Seal { id: disk.id, content: disk.now });
         write_superblock(&*fast, &mut superblock)?;
         let intents = Intents::new(layout, loaded.intents);
-        let state = State::new(loaded.lines, options.policy.clone(), intents, loaded.number, loaded.synced);
+        let journal = Journal { layout, uuid: superblock.uuid, generation: superblock.generation };
+        let state =
+            State::new(loaded.lines, options.policy.clone(), intents, journal, loaded.number, loaded.synced);
         let cache = Self {
             fast,
             slow,
             options,
             geometry,
-            layout,
-            generation: superblock.generation,
-            uuid: superblock.uuid,
+            blocks: layout.blocks(),
             superblock: Mutex::new(superblock),
             state: Mutex::new(state),
             ranges: Ranges::default(),
+            resizing: Mutex::default(),
             committing: Mutex::default(),
             leaving: Mutex::default(),
             flushing: Mutex::new(Flushes::new()),
@@ -254,6 +255,7 @@ impl ICache {
             written_back: AtomicU64::new(0),
             fast_errors: AtomicU64::new(0),
             lost_reads: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
         };
         cache.correct(&loaded.wrong_lines, &loaded.wrong_blocks)?;
         if crashed {
@@ -287,10 +289,10 @@ impl ICache {
 
     /// Drops clean lines of regions that were being written: they may be newer or older than the slow tier.
     fn drop_intended(&self) -> Result<()> {
-        let mut line = 0;
-        while line < self.layout.lines {
+        let (mut line, lines) = (0, lock(&self.state).lines.len());
+        while line < lines {
             let mut state = lock(&self.state);
-            while line < self.layout.lines && !state.is_long(self.layout) {
+            while line < lines && !state.is_long() {
                 let block = state.lines.block(line).map(|block| u64::from(block) * LINE_U64);
                 let gone = block.is_some_and(|offset| state.intents.has(offset));
                 if gone && !state.lines.has(line, Mark::Dirty) {

@@ -9,7 +9,8 @@
 //!
 //! - [`format`] is what lies on the fast tier, `docs/icache-format.md` says why it is right after a crash.
 //! - `lines` is what is kept in memory of each line, and decides what stays; `state` what the journal has still to say.
-//! - `load` reads a cache; `read`, `write`, `erase`, `writeback` and `journal` are the engine.
+//! - `load` reads a cache; `read`, `write`, `erase`, `writeback`, `idle` and `journal` are the engine; `resize` has it larger
+//!   or smaller while it is used.
 //!
 //! **The rule**: what a line holds never changes while the journal says that it holds a block. New content takes a new
 //! line; the old one is free when what supersedes it is durable. So clean lines can be served after a crash, dirty ones
@@ -35,6 +36,7 @@ use crate::policy::{ClassId, Policy};
 mod create;
 mod erase;
 mod format;
+mod idle;
 mod intents;
 mod journal;
 mod lines;
@@ -42,20 +44,24 @@ mod load;
 mod options;
 mod ranges;
 mod read;
+mod resize;
 mod state;
 mod stats;
 mod write;
 mod writeback;
 
-pub use create::{create, seal};
+pub use create::{create, seal, size_of};
+pub use idle::Idle;
 pub use options::{DiskState, Mode, OpenOptions};
 pub use stats::{Cached, ClassStats, Stats};
 
-use format::{LINE_U64, Layout, Superblock};
+use format::{LINE_U64, Layout, Superblock, offset_of};
 use lines::{Line, Lines, Mark};
 use ranges::Ranges;
 use state::State;
 
+/// Lines that are looked at between two requests, where all are.
+const SLICE: Line = 4096;
 /// Bytes that a request is cut into, at most.
 const PIECE: u64 = 1 << 20;
 /// Flushes, or time, after which bits of quiet regions are taken away: a crash then costs the lines of what was written
@@ -70,13 +76,13 @@ pub struct ICache {
     slow: Arc<dyn BlockDevice>,
     options: OpenOptions,
     geometry: Geometry,
-    layout: Layout,
+    /// Whole blocks of the slow tier.
+    blocks: u32,
     superblock: Mutex<Superblock>,
-    /// The generation that pages of the journal carry.
-    generation: u64,
-    uuid: [u8; 16],
     state: Mutex<State>,
     ranges: Ranges,
+    /// Held while the cache becomes larger or smaller.
+    resizing: Mutex<()>,
     /// Held while pages are written.
     committing: Mutex<()>,
     /// Held while lines are written back; the line to go on from.
@@ -91,6 +97,8 @@ pub struct ICache {
     written_back: AtomicU64,
     fast_errors: AtomicU64,
     lost_reads: AtomicU64,
+    /// Requests so far, by which it is known whether there are any.
+    requests: AtomicU64,
 }
 
 /// Flushes that the guest has asked for.
@@ -142,9 +150,10 @@ impl ICache {
     /// # Errors
     /// [`ErrorKind::BadSize`] for a size that is too small.
     pub fn bytes_per_block(size: u64) -> Result<u64> {
-        let layout = Layout::fitting(size, LINE_U64)?;
-        let limbo = u64::from(layout.lines - layout.capacity()) * size_of::<(Line, u64)>() as u64;
-        Ok((Lines::bytes(layout.lines) + limbo).div_ceil(u64::from(layout.capacity())))
+        let layout = Layout::fitting(size, LINE_U64, Operation::Create)?;
+        let limbo =
+            u64::from(layout.usable() - layout.capacity()) * std::mem::size_of::<(Line, u64)>() as u64;
+        Ok((Lines::bytes(layout.places) + limbo).div_ceil(u64::from(layout.capacity())))
     }
 
     /// Writes dirty lines back and ends in order, so that the cache comes back warm. A cache that is only dropped is
@@ -181,9 +190,29 @@ impl ICache {
     /// Takes another policy. Lines stay; those of classes that it does not have are unclassified, and classes that now
     /// hold too many give them as others come.
     pub fn set_policy(&self, policy: Policy) {
-        let mut state = lock(&self.state);
-        state.lines.adopt(&policy);
-        state.policy = policy;
+        {
+            let mut state = lock(&self.state);
+            state.lines.adopt(&policy);
+            state.policy = policy;
+        }
+        self.for_lines(|state, line| {
+            let State { lines, policy, .. } = state;
+            lines.adopt_line(line, policy);
+        });
+    }
+
+    /// Looks at every line. Requests are served in between.
+    fn for_lines(&self, mut each: impl FnMut(&mut State, Line)) {
+        let mut next = 0;
+        loop {
+            let mut state = lock(&self.state);
+            let end = state.lines.len().min(next + SLICE);
+            if next >= end {
+                return;
+            }
+            (next..end).for_each(|line| each(&mut state, line));
+            next = end;
+        }
     }
 
     /// Writes dirty lines back and forgets everything.
@@ -194,9 +223,12 @@ impl ICache {
         self.check_slow(Operation::Flush)?;
         self.write_back_all()?;
         let mut next = 0;
-        while next < self.layout.lines {
-            let end = next.saturating_add(4096).min(self.layout.lines);
+        loop {
             let mut state = lock(&self.state);
+            let end = state.lines.len().min(next + SLICE);
+            if next >= end {
+                break;
+            }
             for line in next..end {
                 let Some(block) = state.lines.block(line) else { continue };
                 // A write that came meanwhile may have made it dirty.
@@ -212,15 +244,22 @@ impl ICache {
         Ok(())
     }
 
-    /// The blocks that are held now, in no order.
+    /// The blocks that are held, by their offsets. Requests are served meanwhile: what they bring in, change or evict may
+    /// be here as it was before or as it is after, or not at all.
     #[must_use]
     pub fn cached(&self) -> Vec<Cached> {
-        let state = lock(&self.state);
-        let held = |line| {
-            let offset = u64::from(state.lines.block(line)?) * LINE_U64;
-            Some(Cached { offset, class: state.lines.class(line), dirty: state.lines.has(line, Mark::Dirty) })
-        };
-        (0..self.layout.lines).filter_map(held).collect()
+        let mut found = Vec::new();
+        self.for_lines(|state, line| {
+            let lines = &state.lines;
+            if let Some(block) = lines.block(line) {
+                let (class, dirty) = (lines.class(line), lines.has(line, Mark::Dirty));
+                found.push(Cached { offset: u64::from(block) * LINE_U64, class, dirty });
+            }
+        });
+        found.sort_unstable_by_key(|cached| cached.offset);
+        // A block may have moved to a line that came later.
+        found.dedup_by_key(|cached| cached.offset);
+        found
     }
 
     /// What the cache has done, and what it holds.
@@ -232,6 +271,7 @@ impl ICache {
             classes.map(|(id, stats)| (id, ClassStats { lines: state.lines.of_class(id), ..*stats }));
         Stats {
             classes: classes.filter(|(_, stats)| *stats != ClassStats::default()).collect(),
+            size: state.journal.layout.size(),
             capacity: state.lines.capacity(),
             dirty: state.dirty,
             written_back: self.written_back.load(Ordering::Relaxed),
@@ -256,6 +296,7 @@ impl ICache {
     }
 
     fn check(&self, operation: Operation, offset: u64, length: u64) -> Result<()> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         if operation != Operation::Read {
             self.check_usable(operation).map_err(|error| error.at(offset, length))?;
         }
@@ -288,11 +329,11 @@ impl ICache {
     }
 
     fn read_line(&self, line: Line, block: &mut [u8]) -> Result<()> {
-        self.fast.read(self.layout.line(line), block).inspect_err(|error| self.fast_error(error))
+        self.fast.read(offset_of(line), block).inspect_err(|error| self.fast_error(error))
     }
 
     fn write_line(&self, line: Line, block: &[u8]) -> Result<()> {
-        self.fast.write(self.layout.line(line), block).inspect_err(|error| self.fast_error(error))
+        self.fast.write(offset_of(line), block).inspect_err(|error| self.fast_error(error))
     }
 
     /// A line of content that the slow tier does not have cannot be read.
@@ -345,6 +386,7 @@ impl BlockDevice for ICache {
     }
 
     fn flush(&self) -> Result<()> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         if self.geometry.read_only {
             return Ok(());
         }

@@ -37,7 +37,9 @@ impl ICache {
         self.count(&blocks, tags, offset, length_of(buffer), &missing);
         for (number, block) in blocks.clone().enumerate().filter(|(number, _)| missing[*number]) {
             let content = &bytes[number * LINE..((number + 1) * LINE).min(bytes.len())];
-            if content.len() == LINE && !self.bring_in(block, content, tag(tags, number), run, guard.ticket) {
+            if content.len() == LINE
+                && !self.bring_in(block, content, tag(tags, number), run, guard.ticket, true)
+            {
                 break;
             }
         }
@@ -122,7 +124,7 @@ impl ICache {
         Some((line, state.lines.has(line, Mark::Dirty)))
     }
 
-    /// Puts a block that the slow tier gave, or was given, into a line. Answers false when no further one need be tried.
+    /// Puts a block that the slow tier gave, as it is `read`, or was given into a line. Answers false when no further one need be tried.
     pub(super) fn bring_in(
         &self,
         block: u64,
@@ -130,22 +132,22 @@ impl ICache {
         tag: Option<&IoTag>,
         run: u64,
         ticket: u64,
+        read: bool,
     ) -> bool {
         let wanted = !self.is_failed() && self.wants(&lock(&self.state), tag, run);
-        let Some(block) = u32::try_from(block).ok().filter(|block| wanted && *block < self.layout.blocks())
-        else {
+        let Some(block) = u32::try_from(block).ok().filter(|block| wanted && *block < self.blocks) else {
             return true;
         };
         let class = class_of(tag);
         let Some(line) = self.allocate(class, ticket) else { return true };
         if self.write_line(line, content).is_err() {
             // Nothing says that it holds anything.
-            lock(&self.state).lines.release(line);
+            lock(&self.state).release(line);
             return false;
         }
         let mut state = lock(&self.state);
         let class = state.policy.class(class).id();
-        state.lines.insert(line, block, class);
+        state.lines.insert(line, block, class, read);
         state.record(line, Some(super::format::sum(content)), false);
         true
     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::format::{Layout, PAGE_FREES, PAGE_SETS, Page, REGIONS, Refreshed, Set, refresh_room};
 use super::intents::Intents;
 use super::lines::{Line, Lines, Mark, Place};
+use super::resize::Going;
 use super::stats::ClassStats;
 use crate::policy::{ClassId, Policy};
 
@@ -18,9 +19,21 @@ enum Record {
 /// Streams of requests side by side that are told apart.
 const STREAMS: usize = 8;
 
+/// Where pages are written, and whose they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Journal {
+    pub(super) layout: Layout,
+    pub(super) uuid: [u8; 16],
+    /// The generation of the superblock.
+    pub(super) generation: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) lines: Lines,
+    pub(super) journal: Journal,
+    /// Lines that must not be used again, as the cache is being resized.
+    pub(super) going: Option<Going>,
     pub(super) policy: Policy,
     pub(super) intents: Intents,
     pub(super) classes: Vec<ClassStats>,
@@ -28,9 +41,10 @@ pub(super) struct State {
     pub(super) dirty: u32,
     /// Lines that hold nothing, but are free only when so many records are durable.
     limbo: VecDeque<(Line, u64)>,
-    records: VecDeque<Record>,
-    /// Lines whose record is not durable.
-    fresh: Vec<Line>,
+    /// By their numbers, which begin with 1 and may leave some out.
+    records: VecDeque<(u64, Record)>,
+    /// Lines whose content may not be durable, and the number of their record.
+    fresh: VecDeque<(Line, u64)>,
     /// Things for the journal since the cache was opened, and how many of them are durable.
     appended: u64,
     durable: u64,
@@ -49,32 +63,42 @@ pub(super) struct State {
 /// Pages that are written together.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// By their numbers.
+    /// By their byte offsets.
     pub(super) pages: Vec<(u64, Vec<u8>)>,
+    /// Number of the last one.
+    pub(super) last: u64,
     fresh: Vec<Line>,
     durable: u64,
     intents: Box<[u64; REGIONS / 64]>,
 }
 
 impl State {
-    pub(super) fn new(lines: Lines, policy: Policy, intents: Intents, number: u64, synced: u64) -> Self {
-        let mut lines = lines;
+    pub(super) fn new(
+        mut lines: Lines,
+        policy: Policy,
+        intents: Intents,
+        journal: Journal,
+        number: u64,
+        synced: u64,
+    ) -> Self {
         let all = 0..lines.len();
         let dirty = all.clone().filter(|&line| lines.has(line, Mark::Dirty)).count();
         for line in all.rev() {
-            if lines.place(line) == Place::Free {
+            if lines.place(line) == Place::Free && journal.layout.is_line(line) {
                 lines.release(line);
             }
         }
         Self {
             lines,
+            journal,
+            going: None,
             policy,
             intents,
             classes: vec![ClassStats::default(); usize::from(ClassId::PREFETCH.get()) + 1],
             dirty: u32::try_from(dirty).unwrap_or(u32::MAX),
             limbo: VecDeque::new(),
             records: VecDeque::new(),
-            fresh: Vec::new(),
+            fresh: VecDeque::new(),
             appended: 0,
             durable: 0,
             needed: 0,
@@ -102,27 +126,27 @@ impl State {
     }
 
     fn append(&mut self, record: Record, needed: bool) {
-        self.records.push_back(record);
         self.appended += 1;
+        self.records.push_back((self.appended, record));
         if needed {
             self.needed = self.appended;
         }
     }
 
     /// Enough records wait for more than one batch.
-    pub(super) fn is_long(&self, layout: Layout) -> bool {
-        self.records.len() as u64 > layout.batch() * PAGE_SETS as u64
+    pub(super) fn is_long(&self) -> bool {
+        self.records.len() as u64 > self.journal.layout.batch() * PAGE_SETS as u64
     }
 
     /// Says that a line, which is not durable yet, holds what it holds.
     pub(super) fn record(&mut self, line: Line, sum: Option<u64>, needed: bool) {
         let Some(block) = self.lines.block(line) else { return };
         let (class, dirty) = (self.lines.class(line), self.lines.has(line, Mark::Dirty));
+        self.append(Record::Set(Set { line, block, class, dirty, sum }), needed);
         if sum.is_some() {
             self.lines.mark(line, Mark::Fresh, true);
-            self.fresh.push(line);
+            self.fresh.push_back((line, self.appended));
         }
-        self.append(Record::Set(Set { line, block, class, dirty, sum }), needed);
     }
 
     /// Says that a line holds nothing, although it may not have held anything.
@@ -146,58 +170,102 @@ impl State {
         self.limbo.push_back((line, self.appended));
     }
 
-    /// A line in which anything may be written.
-    pub(super) fn take_free(&mut self) -> Option<Line> {
+    /// Lines whose last record is durable are free.
+    pub(super) fn drain_limbo(&mut self) {
         while let Some(&(line, records)) = self.limbo.front() {
             if self.durable < records {
                 break;
             }
             self.limbo.pop_front();
+            self.release(line);
+        }
+    }
+
+    /// A line in which anything may be written.
+    pub(super) fn take_free(&mut self) -> Option<Line> {
+        self.drain_limbo();
+        loop {
+            let line = self.lines.take_free()?;
+            if !self.retire(line) {
+                return Some(line);
+            }
+        }
+    }
+
+    /// A line that holds nothing may be taken.
+    pub(super) fn release(&mut self, line: Line) {
+        if !self.retire(line) {
             self.lines.release(line);
         }
-        self.lines.take_free()
+    }
+
+    /// Has nobody use a line again that has become free, if it is one of those that go.
+    fn retire(&mut self, line: Line) -> bool {
+        let goes = self.going.as_mut().is_some_and(|going| going.takes(line));
+        if goes {
+            self.lines.mark(line, Mark::Retired, true);
+        }
+        goes
+    }
+
+    /// A page for what the journal has to say: news as far as there is room, and what some other lines still hold. Lines
+    /// whose content may not be durable are among these only in a `whole` journal, which counts when all of it is.
+    pub(super) fn page(&mut self, journal: &Journal, whole: bool) -> (u64, Vec<u8>) {
+        let (mut sets, mut frees) = (Vec::new(), Vec::new());
+        while sets.len() < PAGE_SETS && frees.len() < PAGE_FREES {
+            match self.records.pop_front() {
+                Some((_, Record::Set(set))) => sets.push(set),
+                Some((_, Record::Free(line))) => frees.push(line),
+                None => break,
+            }
+        }
+        let first = if self.cursor < self.lines.len() { self.cursor } else { 0 };
+        let room = u32::try_from(refresh_room(sets.len(), frees.len())).unwrap_or(0);
+        let end = first.saturating_add(room).min(self.lines.len());
+        let refreshed: Vec<_> = (first..end).map(|line| self.refresh(line, whole)).collect();
+        self.cursor = end;
+        self.number += 1;
+        let page = Page {
+            uuid: &journal.uuid,
+            number: self.number,
+            generation: journal.generation,
+            synced: self.synced,
+            sets: &sets,
+            frees: &frees,
+            first,
+            refreshed: &refreshed,
+            intents: self.intents.bits(),
+        };
+        (journal.layout.page(self.number), page.encode())
+    }
+
+    /// Number of the last record that a page has.
+    pub(super) fn written(&self) -> u64 {
+        self.records.front().map_or(self.appended, |(number, _)| number - 1)
     }
 
     /// Pages for what the journal has to say, as many as may be written at a time, one at least.
-    pub(super) fn batch(&mut self, layout: Layout, uuid: &[u8; 16], generation: u64) -> Batch {
-        let mut pages = Vec::new();
-        while pages.is_empty() || (!self.records.is_empty() && (pages.len() as u64) < layout.batch()) {
-            let (mut sets, mut frees) = (Vec::new(), Vec::new());
-            while sets.len() < PAGE_SETS && frees.len() < PAGE_FREES {
-                match self.records.pop_front() {
-                    Some(Record::Set(set)) => sets.push(set),
-                    Some(Record::Free(line)) => frees.push(line),
-                    None => break,
-                }
-            }
-            let first = self.cursor;
-            let room = u32::try_from(refresh_room(sets.len(), frees.len())).unwrap_or(0);
-            let end = first.saturating_add(room).min(self.lines.len());
-            let refreshed: Vec<_> = (first..end).map(|line| self.refresh(line)).collect();
-            self.cursor = if end == self.lines.len() { 0 } else { end };
-            self.number += 1;
-            let page = Page {
-                uuid,
-                number: self.number,
-                generation,
-                synced: self.synced,
-                sets: &sets,
-                frees: &frees,
-                first,
-                refreshed: &refreshed,
-                intents: self.intents.bits(),
-            };
-            pages.push((self.number, page.encode()));
+    pub(super) fn batch(&mut self) -> Batch {
+        let (journal, mut pages) = (self.journal, Vec::new());
+        while pages.is_empty() || (!self.records.is_empty() && (pages.len() as u64) < journal.layout.batch())
+        {
+            pages.push(self.page(&journal, false));
         }
-        let durable = self.appended - self.records.len() as u64;
-        let fresh = if self.records.is_empty() { std::mem::take(&mut self.fresh) } else { Vec::new() };
-        Batch { pages, fresh, durable, intents: Box::new(*self.intents.bits()) }
+        self.batch_of(pages)
     }
 
-    fn refresh(&self, line: Line) -> Option<Refreshed> {
+    /// What these pages, of which the last was made just now, make durable.
+    pub(super) fn batch_of(&mut self, pages: Vec<(u64, Vec<u8>)>) -> Batch {
+        let durable = self.written();
+        let fresh = self.fresh.partition_point(|(_, record)| *record <= durable);
+        let fresh = self.fresh.drain(..fresh).map(|(line, _)| line).collect();
+        Batch { pages, last: self.number, fresh, durable, intents: Box::new(*self.intents.bits()) }
+    }
+
+    fn refresh(&self, line: Line, whole: bool) -> Option<Refreshed> {
         let block = self.lines.block(line)?;
         // A fresh line's record may turn out to be worthless, and must not be backed by this.
-        (!self.lines.has(line, Mark::Fresh)).then(|| Refreshed {
+        (whole || !self.lines.has(line, Mark::Fresh)).then(|| Refreshed {
             block,
             class: self.lines.class(line),
             dirty: self.lines.has(line, Mark::Dirty),
@@ -212,8 +280,8 @@ impl State {
             self.lines.mark(line, Mark::Fresh, false);
         }
         self.intents.committed(&batch.intents);
-        if let (true, Some((last, _))) = (believed, batch.pages.last()) {
-            self.synced = *last;
+        if believed {
+            self.synced = batch.last;
         }
     }
 

@@ -24,6 +24,8 @@ pub struct ClassStats {
 pub struct Stats {
     /// By class; those that have anything to say.
     pub classes: Vec<(ClassId, ClassStats)>,
+    /// Bytes of the fast tier that are used, with journal and superblocks.
+    pub size: u64,
     /// Lines that may hold a block at a time.
     pub capacity: u32,
     /// Lines of which the slow tier holds something older.

@@ -35,7 +35,7 @@ impl Piece<'_> {
 
 impl ICache {
     pub(super) fn write_piece(&self, offset: u64, data: &[u8], tags: &[IoTag], run: u64) -> Result<()> {
-        if self.options.mode == Mode::Back && lock(&self.state).dirty >= self.most_dirty() {
+        if self.options.mode == Mode::Back && self.is_too_dirty() {
             self.write_back(super::writeback::BATCH, true)?;
         }
         let range = blocks(offset, length_of(data));
@@ -58,9 +58,11 @@ impl ICache {
         Ok(())
     }
 
-    fn most_dirty(&self) -> u32 {
-        let most = u64::from(self.layout.capacity()) * u64::from(self.options.dirty.min(90)) / 100;
-        u32::try_from(most).unwrap_or(u32::MAX).max(1)
+    /// As many lines are dirty as may be.
+    fn is_too_dirty(&self) -> bool {
+        let state = lock(&self.state);
+        let most = u64::from(state.lines.capacity()) * u64::from(self.options.dirty.min(90)) / 100;
+        u64::from(state.dirty) >= most.max(1)
     }
 
     /// The line of a block, and whether it is dirty.
@@ -74,8 +76,7 @@ impl ICache {
     fn write_to_line(&self, piece: &Piece<'_>, number: usize, block: u64) -> Result<bool> {
         let old = self.line_of(block);
         let was_dirty = old.is_some_and(|(_, dirty)| dirty);
-        let back =
-            self.options.mode == Mode::Back && block < u64::from(self.layout.blocks()) && !self.is_failed();
+        let back = self.options.mode == Mode::Back && block < u64::from(self.blocks) && !self.is_failed();
         let wanted = back && self.wants(&lock(&self.state), tag(piece.tags, number), piece.run);
         if !was_dirty && !wanted {
             return Ok(false);
@@ -129,7 +130,7 @@ impl ICache {
             Ok(None) | Err(_) => return Ok(false),
         };
         if let Err(error) = self.write_line(line, content) {
-            lock(&self.state).lines.release(line);
+            lock(&self.state).release(line);
             return if needs { Err(error) } else { Ok(false) };
         }
         self.hold(block, old.map(|(line, _)| line), line, content, class, true);
@@ -149,7 +150,7 @@ impl ICache {
                 }
                 state.lines.touch(new);
             }
-            (None, Ok(block)) => state.lines.insert(new, block, class),
+            (None, Ok(block)) => state.lines.insert(new, block, class, false),
             (None, Err(_)) => return,
         }
         state.lines.mark(new, Mark::Dirty, dirty);
@@ -189,7 +190,7 @@ impl ICache {
         match self.line_of(block) {
             Some((old, _)) => self.renew(block, old, content, class_of(tag)),
             None => {
-                self.bring_in(block, content, tag, piece.run, piece.ticket);
+                self.bring_in(block, content, tag, piece.run, piece.ticket, false);
             }
         }
     }
@@ -200,7 +201,7 @@ impl ICache {
         if self.write_line(line, content).is_ok() {
             return self.hold(block, Some(old), line, content, class, false);
         }
-        lock(&self.state).lines.release(line);
+        lock(&self.state).release(line);
         self.forget(block);
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::format::{LINE, LINE_U64};
 use super::lines::{Line, Mark};
-use super::{ICache, lock};
+use super::{ICache, SLICE, lock};
 use crate::block::Result;
 
 /// Lines that are written back together.
@@ -44,8 +44,19 @@ impl ICache {
             self.commit()?;
             found = self.dirty_lines(&mut cursor, most);
         }
+        self.write_lines_back(&found, wait, &|| true)
+    }
+
+    /// Writes lines back that are still dirty and durable, in the order of their blocks, as long as `goes_on` says so.
+    /// Answers how many.
+    pub(super) fn write_lines_back(
+        &self,
+        found: &[(u32, Line)],
+        wait: bool,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<usize> {
         let (mut left, mut result) = (Vec::new(), Ok(()));
-        for run in neighbours(&found) {
+        for run in neighbours(found).take_while(|_| goes_on()) {
             match self.write_run_back(run, wait) {
                 Ok(lines) => left.extend(lines),
                 // The others are not worse off.
@@ -81,23 +92,28 @@ impl ICache {
         if clean == 0 { result.map(|()| 0) } else { Ok(usize::try_from(clean).unwrap_or(usize::MAX)) }
     }
 
-    /// Dirty lines that are durable, from `cursor` on, with their blocks and in their order.
+    /// Dirty lines that are durable, from `cursor` on, with their blocks and in their order. Requests are served while
+    /// they are looked for.
     fn dirty_lines(&self, cursor: &mut Line, most: usize) -> Vec<(u32, Line)> {
-        let state = lock(&self.state);
-        let (mut found, lines) = (Vec::new(), state.lines.len());
-        for _ in 0..lines {
-            let line = *cursor;
-            *cursor = if line + 1 >= lines { 0 } else { line + 1 };
-            let leaves = state.lines.has(line, Mark::Dirty) && !state.lines.has(line, Mark::Fresh);
-            if let (true, Some(block)) = (leaves, state.lines.block(line)) {
-                found.push((block, line));
-                if found.len() == most {
-                    break;
+        let (mut found, mut looked) = (Vec::new(), 0);
+        loop {
+            let state = lock(&self.state);
+            let lines = state.lines.len();
+            for _ in 0..SLICE {
+                if found.len() == most || looked >= lines {
+                    drop(state);
+                    found.sort_unstable();
+                    return found;
+                }
+                let line = if *cursor < lines { *cursor } else { 0 };
+                *cursor = line + 1;
+                looked += 1;
+                let leaves = state.lines.has(line, Mark::Dirty) && !state.lines.has(line, Mark::Fresh);
+                if let (true, Some(block)) = (leaves, state.lines.block(line)) {
+                    found.push((block, line));
                 }
             }
         }
-        found.sort_unstable();
-        found
     }
 
     /// Writes neighbours to the slow tier; answers those lines that were and that are marked for it.

@@ -8,6 +8,9 @@ use super::CacheSpec;
 use crate::block::{Error, ErrorKind, FileOptions, FileStorage, Operation, Result, Storage};
 use crate::icache;
 
+/// What a cache is made of: a rest of its size is not used.
+const PAGE: u64 = 4096;
+
 /// Opens and locks the fast tier for a disk of `slow` bytes. A file that is not there is made, if its size is given; what
 /// is there is never overwritten.
 pub(super) fn open(spec: &CacheSpec, slow: u64) -> Result<FileStorage> {
@@ -21,16 +24,14 @@ pub(super) fn open(spec: &CacheSpec, slow: u64) -> Result<FileStorage> {
         }
         opened => opened?,
     };
-    match spec.size {
-        Some(size) if size != storage.size() => {
-            let why = format!(
-                "it has {} bytes, not {size}; without `cache-size` it is taken as it is",
-                storage.size()
-            );
-            Err(Error::new(ErrorKind::Invalid, Operation::Open).on(&spec.path).because(why))
-        }
-        _ => Ok(storage),
+    let Some(size) = spec.size else { return Ok(storage) };
+    // One that was made smaller need not fill its file.
+    let used = icache::size_of(&storage).map_err(|error| error.on(&spec.path))?;
+    if size == storage.size() || size / PAGE == used / PAGE {
+        return Ok(storage);
     }
+    let why = format!("it has {used} bytes, not {size}; without `cache-size` it is taken as it is");
+    Err(Error::new(ErrorKind::Invalid, Operation::Open).on(&spec.path).because(why))
 }
 
 /// Makes a cache in a new file, which gets its name when it is complete.

@@ -25,11 +25,13 @@ mod create;
 mod fast;
 mod options;
 mod stats;
+mod tending;
 mod under;
 
 pub use create::{NewDedup, create_dedup};
 pub use options::{CacheSpec, LayerError, LayerKeys, Layers};
 pub use stats::{CacheClass, CacheStats, DedupStats, LayerStats};
+use tending::Tending;
 pub use under::DeviceStorage;
 
 /// Which disk to open.
@@ -49,6 +51,8 @@ pub struct Stack {
 }
 
 struct Cache {
+    /// Ends before the cache does.
+    tending: Tending,
     cache: Arc<ICache>,
     fast: Arc<FileStorage>,
 }
@@ -93,7 +97,8 @@ impl Stack {
             let options = icache::OpenOptions { disk: Some(state), ..cache.options.clone() };
             let opened = ICache::open(Arc::clone(&fast) as _, slow, options);
             let opened = opened.map_err(|error| on(&cache.path, error))?;
-            stack.cache = Some(Cache { cache: Arc::new(opened), fast });
+            let opened = Arc::new(opened);
+            stack.cache = Some(Cache { tending: Tending::start(Arc::clone(&opened)), cache: opened, fast });
         }
         Ok(stack)
     }
@@ -173,7 +178,11 @@ impl Stack {
         let path = image.path().to_owned();
         let used = || Error::new(ErrorKind::Locked, Operation::Flush).on(&path).because("it is still in use");
         let raw = image.format() == Format::Raw;
-        let (cache, fast) = cache.map(|cache| (cache.cache, cache.fast)).unzip();
+        let parts = |Cache { tending, cache, fast }| {
+            drop(tending);
+            (cache, fast)
+        };
+        let (cache, fast) = cache.map(parts).unzip();
         let cache = cache.map(|cache| Arc::into_inner(cache).ok_or_else(used).and_then(ICache::close));
         let dedup = dedup.map(|dedup| Arc::into_inner(dedup).ok_or_else(used).and_then(Idedup::close));
         let image = Arc::into_inner(image).ok_or_else(used).and_then(Image::close);

@@ -32,6 +32,8 @@ pub struct DedupStats {
 pub struct CacheStats {
     /// By class; those that have anything to say.
     pub classes: Vec<CacheClass>,
+    /// Bytes of the fast tier that are used.
+    pub size_bytes: u64,
     /// Blocks of 4 KiB that fit.
     pub capacity_blocks: u32,
     /// Blocks of which the image holds something older.
@@ -84,6 +86,7 @@ impl CacheStats {
         };
         Self {
             classes: stats.classes.into_iter().map(class).collect(),
+            size_bytes: stats.size,
             capacity_blocks: stats.capacity,
             dirty_blocks: stats.dirty,
             written_back_blocks: stats.written_back,

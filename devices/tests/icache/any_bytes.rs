@@ -15,6 +15,8 @@ fn a_damaged_cache_that_was_closed_is_refused_or_empty() {
     for seed in super::seeds(30) {
         let mut random = Random::new(seed);
         let mut world = World::new();
+        // Its journal stays in front.
+        world.keeps_size = true;
         world.open(Mode::Through).unwrap();
         live(&mut world, &mut random, 60).unwrap();
         world.close().unwrap();
@@ -83,7 +85,39 @@ fn any_bytes_are_used_or_refused() {
             let Ok(cache) = ICache::open(disks.fast(), disks.slow(), options(Mode::Back)) else { continue };
             let _any = read_all(&cache);
             let _done = cache.write(0, &[1; 64 << 10], &[]).and_then(|()| cache.flush());
+            let _resized = cache.resize((87 + random.below(60)) * 4096);
             let _closed = cache.close();
+        }
+    }
+}
+
+/// A copy of the superblock that is damaged after the cache was resized: the other one does not bring the old size back.
+#[test]
+fn a_damaged_superblock_does_not_undo_a_resize() {
+    for copy in 0..2 {
+        let mut random = Random::new(copy);
+        let mut world = World::new();
+        world.open(Mode::Back).unwrap();
+        live(&mut world, &mut random, 60).unwrap();
+        world.resize(&mut random).unwrap();
+        let size = world.cache.as_ref().unwrap().stats().size;
+        live_at_this_size(&mut world, &mut random);
+        world.kill();
+        let disks = world.disks.copy();
+        disks.fast.write(copy * 4096, &[0; 4096]).unwrap();
+        let cache = ICache::open(disks.fast(), disks.slow(), options(Mode::Back)).unwrap();
+        assert_eq!(cache.stats().size, size);
+        assert!(world.model.check_crashed(&read_all(&cache).unwrap()).is_ok());
+    }
+}
+
+/// Without being closed or opened, which writes superblocks.
+fn live_at_this_size(world: &mut World, random: &mut Random) {
+    let tags = [];
+    for round in 0..100 {
+        world.read(random.below(100) * 8, 8, &tags).unwrap();
+        if round % 10 == 0 {
+            world.flush().unwrap();
         }
     }
 }

@@ -47,11 +47,22 @@ fn crash(
     choices: usize,
     lives_on: bool,
 ) -> Result<u64, String> {
+    let all = life.disks.moments.lock().unwrap().len() as u64;
+    let chosen: BTreeSet<u64> = (0..moments).map(|_| random.below(all)).collect();
+    crash_at(life, random, &chosen, choices, lives_on)
+}
+
+fn crash_at(
+    life: &Life,
+    random: &mut Random,
+    chosen: &BTreeSet<u64>,
+    choices: usize,
+    lives_on: bool,
+) -> Result<u64, String> {
     let all = life.disks.moments.lock().unwrap().clone();
     let (fast, slow) = (life.disks.fast.history(), life.disks.slow.history());
-    let chosen: BTreeSet<u64> = (0..moments).map(|_| random.below(all.len() as u64)).collect();
     let mut states = 0;
-    for moment in chosen {
+    for &moment in chosen {
         let moment = moment as usize;
         let (fast, slow) = (fast.at(all[moment].0), slow.at(all[moment].1));
         let model = life.model(moment);
@@ -145,4 +156,59 @@ fn crashes_while_writing_back() {
 #[test]
 fn crashes_while_writing_around() {
     assert!(lives(Mode::Around, super::seeds(2)) > 50);
+}
+
+/// At every moment of a cache that becomes larger or smaller, again and again.
+fn resizes(mode: Mode) {
+    let (mut states, mut moments) = (0, 0);
+    for seed in super::seeds(2) {
+        let mut random = Random::new(seed ^ 0x5e51);
+        let mut world = World::new();
+        world.open(mode).unwrap();
+        let lived = (0..4).try_for_each(|_| {
+            live(&mut world, &mut random, 25)?;
+            world.resize(&mut random)
+        });
+        let result = lived.and_then(|()| live(&mut world, &mut random, 5)).and_then(|()| {
+            world.kill();
+            let life = Life {
+                disks: world.disks.clone(),
+                before: Model::new(),
+                known: 0,
+                after: Model::new(),
+                events: world.events.clone(),
+            };
+            let chosen = world.resizes.iter().flat_map(|&(begin, end)| begin as u64..=end as u64).collect();
+            let tried = if super::nightly() { chosen } else { some(&chosen, 60, &mut random) };
+            moments += tried.len();
+            crash_at(&life, &mut random, &tried, 3, true)
+        });
+        match result {
+            Ok(more) => states += more,
+            Err(error) => panic!("SKY_SEED={seed} {mode:?}: {error}"),
+        }
+    }
+    println!("{mode:?}: {states} crash states at {moments} moments of resizes");
+    assert!(states > 100);
+}
+
+/// Some of many.
+fn some(of: &BTreeSet<u64>, most: u64, random: &mut Random) -> BTreeSet<u64> {
+    let count = of.len() as u64;
+    of.iter().copied().filter(|_| random.below(count) < most).collect()
+}
+
+#[test]
+fn crashes_while_resizing_and_writing_through() {
+    resizes(Mode::Through);
+}
+
+#[test]
+fn crashes_while_resizing_and_writing_back() {
+    resizes(Mode::Back);
+}
+
+#[test]
+fn crashes_while_resizing_and_writing_around() {
+    resizes(Mode::Around);
 }

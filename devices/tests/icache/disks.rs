@@ -15,6 +15,8 @@ pub(crate) const SLOW_SIZE: u64 = (AREAS - 1) * REGION + AREA_SECTORS * SECTOR +
 /// Sectors that are used.
 pub(crate) const SECTORS: u64 = AREAS * AREA_SECTORS + 3;
 const FAST_SIZE: u64 = 88 * 4096;
+/// What it can grow to.
+const FAST_MOST: u64 = 3000 * 4096;
 
 /// Byte offset of a used sector, by its number.
 pub(crate) fn offset_of(sector: u64) -> u64 {
@@ -44,7 +46,7 @@ impl Disks {
     pub(crate) fn new() -> Self {
         let disk = |size, atomic_write| {
             let latency = Latency::ssd();
-            let (alignment, capacity, holes, record) = (512, None, true, true);
+            let (alignment, capacity, holes, record) = (512, Some(FAST_MOST), true, true);
             SimulatedDisk::new(SimulatedOptions {
                 size,
                 capacity,
@@ -120,11 +122,15 @@ impl Storage for Fast {
     }
 
     fn punch(&self, offset: u64, length: u64) -> Result<bool> {
-        self.0.fast.punch(offset, length)
+        let result = self.0.fast.punch(offset, length);
+        self.0.note();
+        result
     }
 
     fn grow(&self, size: u64) -> Result<()> {
-        self.0.fast.grow(size)
+        let result = self.0.fast.grow(size);
+        self.0.note();
+        result
     }
 }
 

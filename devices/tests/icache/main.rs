@@ -16,6 +16,7 @@ mod disks;
 mod faults;
 mod model;
 mod operations;
+mod resize;
 mod world;
 
 /// Numbers of the workloads to try.

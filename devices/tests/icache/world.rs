@@ -25,6 +25,10 @@ pub(crate) struct World {
     pub(crate) cache: Option<Arc<ICache>>,
     pub(crate) model: Model,
     pub(crate) events: Vec<Happened>,
+    /// Between which moments the cache was resized.
+    pub(crate) resizes: Vec<(usize, usize)>,
+    /// The cache keeps its size.
+    pub(crate) keeps_size: bool,
     /// Tiers fail.
     pub(crate) faulty: bool,
     next: u64,
@@ -50,7 +54,16 @@ impl World {
 
     /// What is known of disks that were used before.
     pub(crate) fn on(disks: Disks, model: Model, next: u64) -> Self {
-        Self { disks, cache: None, model, events: Vec::new(), faulty: false, next }
+        Self {
+            disks,
+            cache: None,
+            model,
+            events: Vec::new(),
+            resizes: Vec::new(),
+            keeps_size: false,
+            faulty: false,
+            next,
+        }
     }
 
     pub(crate) fn open(&mut self, mode: Mode) -> Result<(), String> {
@@ -129,6 +142,21 @@ impl World {
         read_all(&**self.cache.as_ref().unwrap())
     }
 
+    /// Has the cache be of some random size.
+    pub(crate) fn resize(&mut self, random: &mut Random) -> Result<(), String> {
+        let most = if random.one_in(3) { 500 } else { 60 };
+        let pages = 87 + random.below(most);
+        let begin = self.disks.now();
+        self.other(|cache| cache.resize(pages * 4096 + random.below(4096)))?;
+        self.resizes.push((begin, self.disks.now()));
+        match &self.cache {
+            Some(cache) if !self.faulty && cache.stats().size != pages * 4096 => {
+                Err("it has another size".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Some random thing.
     pub(crate) fn step(&mut self, random: &mut Random) -> Result<(), String> {
         let sector = if random.one_in(2) { random.below(SECTORS) } else { random.below(160) };
@@ -167,6 +195,7 @@ impl World {
                 self.open(MODES[random.below(3) as usize])?;
                 if closed { Ok(()) } else { self.find() }
             }
+            38 if !self.keeps_size && random.one_in(2) => self.resize(random),
             _ => self.read(sector, count, &[]),
         }
     }

@@ -96,6 +96,21 @@ fn a_cache_is_shown_and_emptied() {
     };
     assert_eq!((held("metadata"), held("unclassified")), (256.into(), 256.into()));
     assert_eq!(stats["dirty_blocks"], 0);
+    let resized = of("resize 8M");
+    assert_eq!((&resized["old-size"], &resized["size"]), (&(16 * MIB).into(), &(8 * MIB).into()));
+    assert_eq!(of("list").as_array().unwrap().len(), 2, "what it held has room in less");
+    assert_eq!(of("stats")["size_bytes"], 8 * MIB);
+    // Whoever names a size names the new one.
+    drop(open(
+        &folder,
+        "a.img",
+        Format::Selfie,
+        &[("layers", "cache"), ("cache", "fast"), ("cache-size", "8M")],
+    ));
+    of("resize 32M");
+    assert_eq!(std::fs::metadata(folder.path("fast")).unwrap().len(), 32 * MIB);
+    let ran = folder.sky_img("cache resize 64K -f selfie --layers cache --cache fast a.img");
+    assert!(ran.status == 1 && ran.stderr.contains("at least 64 lines"), "{}", ran.stderr);
     of("clear");
     assert_eq!(of("list"), Value::Array(vec![]));
     folder.sky_img_ok("convert -f selfie -O raw a.img a.raw");

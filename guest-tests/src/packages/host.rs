@@ -65,6 +65,8 @@ pub enum Tool {
     Losetup,
     /// Works on many small files as a mail server does.
     Postmark,
+    /// Keeps tables in a file.
+    Sqlite,
 }
 
 impl Tool {
@@ -90,6 +92,7 @@ impl Tool {
             Tool::QemuImg => "qemu-img",
             Tool::Losetup => "losetup",
             Tool::Postmark => "postmark",
+            Tool::Sqlite => "sqlite3",
         }
     }
 
@@ -107,6 +110,7 @@ impl Tool {
             Tool::QemuNbd | Tool::QemuImg => "qemu-utils",
             Tool::Losetup => "mount",
             Tool::Postmark => "postmark",
+            Tool::Sqlite => "sqlite3",
         }
     }
 }

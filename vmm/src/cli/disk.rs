@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::config::parse_size;
 use crate::control::{CacheAction, Request};
 
 /// Look into the disks of a running guest, and tell a cache what to do.
@@ -38,6 +39,12 @@ enum Action {
     Flush,
     /// Write back, and empty a cache
     Clear,
+    /// Have a cache use more or fewer bytes of its fast tier, which grows if it is a file
+    Resize {
+        /// The new size: bytes, or a number with K, M, G or T
+        #[arg(value_parser = parse_size)]
+        size: u64,
+    },
     /// Give a cache the classes of a file as OpenCAS has them (ioclass.csv)
     Classes {
         /// The file
@@ -56,6 +63,7 @@ impl Disk {
             Action::List => CacheAction::List,
             Action::Flush => CacheAction::Flush,
             Action::Clear => CacheAction::Clear,
+            Action::Resize { size } => CacheAction::Resize(*size),
             Action::Classes { file } => {
                 let named = |error| io::Error::other(format!("cannot read {}: {error}", file.display()));
                 CacheAction::Classes(fs::read_to_string(file).map_err(named)?)
@@ -86,6 +94,7 @@ mod tests {
         assert_eq!(request("flush --disk 2").unwrap(), cache(2, CacheAction::Flush));
         assert_eq!(request("clear").unwrap(), cache(0, CacheAction::Clear));
         assert_eq!(request("list").unwrap(), cache(0, CacheAction::List));
+        assert_eq!(request("resize 2G --disk 1").unwrap(), cache(1, CacheAction::Resize(2 << 30)));
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "IO class id").unwrap();
         let classes = CacheAction::Classes("IO class id".into());

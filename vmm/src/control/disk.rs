@@ -26,6 +26,8 @@ pub enum CacheAction {
     Flush,
     /// Write back, and forget everything.
     Clear,
+    /// Use so many bytes of the fast tier, more or fewer than now.
+    Resize(u64),
     /// Take other classes: the text of a file as OpenCAS has them.
     Classes(String),
 }
@@ -39,14 +41,17 @@ impl CacheAction {
         let done = |result: sky_devices::block::Result<()>| result.map_err(|error| error.to_string());
         match self {
             Self::List => {
-                let mut blocks = cache.cached();
-                blocks.sort_unstable_by_key(|block| block.offset);
+                let blocks = cache.cached();
                 let entry =
                     |block: &sky_devices::icache::Cached| (block.offset, block.class.get(), block.dirty);
                 return Ok(json!({ "blocks": blocks.iter().map(entry).collect::<Vec<_>>() }));
             }
             Self::Flush => done(cache.reconcile())?,
             Self::Clear => done(cache.clear())?,
+            Self::Resize(size) => {
+                done(cache.resize(*size))?;
+                return Ok(json!({ "size": cache.stats().size }));
+            }
             Self::Classes(text) => cache.set_policy(Policy::parse(text).map_err(|error| error.to_string())?),
         }
         Ok(json!({}))

@@ -23,6 +23,7 @@ pub const MAX_LINE: usize = 64 << 10;
 /// {"command":"disks"}                  what their layers have done    {"ok":{"disks":[{"path":..,"cache":{..}}]}}
 /// {"command":"cache","disk":0,"action":"flush"}      or "clear"       {"ok":{}}
 ///                             "action":"list"   offset, class, dirty  {"ok":{"blocks":[[4096,5,false],..]}}
+///                             "action":{"resize":1073741824}  bytes   {"ok":{"size":1073741824}}
 ///                             "action":{"classes":"IO class id,.."}   {"ok":{}}
 /// ```
 ///

@@ -73,6 +73,11 @@ struct Class {
 }
 
 #[derive(Deserialize)]
+struct Size {
+    size: u64,
+}
+
+#[derive(Deserialize)]
 struct Blocks {
     blocks: Vec<(u64, u8, bool)>,
 }
@@ -94,6 +99,7 @@ pub(super) fn show(request: &Request, reply: Value) -> Result<String, ClientErro
             CacheAction::List => blocks(&parse(reply)?),
             CacheAction::Flush => "everything is written back".to_owned(),
             CacheAction::Clear => "the cache is empty".to_owned(),
+            CacheAction::Resize(_) => format!("the cache has {}", format_size(parse::<Size>(reply)?.size)),
             CacheAction::Classes(_) => "the classes are taken".to_owned(),
         },
     };

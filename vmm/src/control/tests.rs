@@ -66,6 +66,7 @@ impl Controls for Fake {
             (0, CacheAction::List) => {
                 Ok(json!({ "blocks": [(0, 5, false), (4096, 5, false), (8192, 5, true)] }))
             }
+            (0, CacheAction::Resize(size)) => Ok(json!({ "size": size })),
             (0, CacheAction::Classes(text)) => Err(format!("classes: {text}")),
             (0, _) => Ok(json!({})),
             (other, _) => Err(format!("there is no disk {other}")),
@@ -77,6 +78,7 @@ fn cache_stats() -> CacheStats {
     let counters = ClassStats { hits: 7, misses: 3, read_bytes: 40960, written_bytes: 0, lines: 2 };
     CacheStats {
         classes: vec![CacheClass { id: 5, name: "meta\u{1b}data".into(), counters }],
+        size_bytes: 5 << 20,
         capacity_blocks: 1024,
         dirty_blocks: 1,
         written_back_blocks: 0,
@@ -127,6 +129,10 @@ fn requests_reach_sky_and_its_answers_come_back() {
         json!({"error": "classes: x"})
     );
     assert_eq!(
+        reply(&fake, r#"{"command":"cache","disk":0,"action":{"resize":8388608}}"#),
+        json!({"ok": {"size": 8_388_608}})
+    );
+    assert_eq!(
         reply(&fake, r#"{"command":"cache","disk":1,"action":"clear"}"#),
         json!({"error": "there is no disk 1"})
     );
@@ -155,6 +161,7 @@ fn what_is_no_request_is_an_error_and_does_nothing() {
         r#"{"command":"cache","disk":0}"#,
         r#"{"command":"cache","disk":-1,"action":"flush"}"#,
         r#"{"command":"cache","disk":0,"action":"burn"}"#,
+        r#"{"command":"cache","disk":0,"action":{"resize":-1}}"#,
         r#"{"command":"remove","rule":1,"all":true}"#,
         r#"{"command":"remove","pid":4294967296}"#,
         &deep,
@@ -257,6 +264,8 @@ fn tables_are_for_people_and_terminals() {
         "         offset        length  class\n              0          8192      5\n           \
          8192          4096      5  not written back"
     );
+    let resize = Request::Cache { disk: 0, action: CacheAction::Resize(8 << 20) };
+    assert_eq!(table::show(&resize, json!({"size": 8 << 20})).unwrap(), "the cache has 8 MiB");
     let removal = Request::Remove { rule: Some(1), pid: None, all: false };
     assert_eq!(table::show(&removal, json!({"processes": 1})).unwrap(), "1 process is left alone");
     assert!(table::show(&removal, json!({"rule": 1})).is_err());

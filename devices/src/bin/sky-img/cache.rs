@@ -7,19 +7,20 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 use sky_devices::icache::{Cached, ICache};
-use sky_devices::image::format_size;
+use sky_devices::image::{format_size, parse_size};
 use sky_devices::layers::{CacheStats, Stack, StackSpec};
 
 use crate::arguments::{LayerArgs, Source};
 use crate::failure::{Failure, Outcome, Result};
 use crate::output::Output;
 
-/// Look into, or empty, the cache before a disk that nobody has open
+/// Look into, empty, or resize the cache before a disk that nobody has open
 ///
 /// The disk is named as for `serve`: its image, its layers and the fast tier.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  sky-img cache flush -f selfie disk.selfie --layers cache --cache /nvme/disk.icache")]
+  sky-img cache flush -f selfie disk.selfie --layers cache --cache /nvme/disk.icache
+  sky-img cache resize 8G -f selfie disk.selfie --layers cache --cache /nvme/disk.icache")]
 pub(crate) struct Cache {
     #[command(subcommand)]
     action: Action,
@@ -35,6 +36,14 @@ enum Action {
     Flush(Target),
     /// Write back, and forget everything
     Clear(Target),
+    /// Have the fast tier use more or fewer bytes: what is worth keeping stays
+    Resize {
+        /// The new size
+        #[arg(value_parser = parse_size)]
+        size: u64,
+        #[command(flatten)]
+        target: Target,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -58,8 +67,11 @@ struct Extent {
 
 impl Cache {
     pub(crate) fn run(&self, output: Output) -> Result<Outcome> {
-        let (Action::Stats(target) | Action::List(target) | Action::Flush(target) | Action::Clear(target)) =
-            &self.action;
+        let (Action::Stats(target)
+        | Action::List(target)
+        | Action::Flush(target)
+        | Action::Clear(target)
+        | Action::Resize { target, .. }) = &self.action;
         let spec =
             StackSpec { image: target.source.spec(&target.file)?, layers: target.layers.keys()?.build()? };
         let missing = || Failure::Usage("there is no cache without --layers cache and --cache PATH".into());
@@ -96,6 +108,13 @@ impl Cache {
                 let written = format_size(u64::from(dirty) * 4096);
                 output.print(&json!({ "written-back-blocks": dirty }), || format!("{written} written back"));
             }
+            Action::Resize { size, .. } => {
+                let old = cache.stats().size;
+                cache.resize(size)?;
+                let new = cache.stats().size;
+                let result = json!({ "old-size": old, "size": new });
+                output.print(&result, || format!("{} has become {}", format_size(old), format_size(new)));
+            }
         }
         disk.close()?;
         Ok(Outcome::DONE)
@@ -103,10 +122,8 @@ impl Cache {
 }
 
 fn extents(cache: &ICache) -> Vec<Extent> {
-    let mut blocks = cache.cached();
-    blocks.sort_unstable_by_key(|block| block.offset);
     let mut extents: Vec<Extent> = Vec::new();
-    for Cached { offset, class, dirty } in blocks {
+    for Cached { offset, class, dirty } in cache.cached() {
         match extents.last_mut() {
             Some(last)
                 if last.offset + last.length == offset
@@ -131,10 +148,11 @@ fn table(stats: &CacheStats) -> String {
     let held = stats.classes.iter().map(|class| class.counters.lines).sum();
     let _ = writeln!(
         text,
-        "{} of {}, {} of it not written back",
+        "{} of {}, {} of it not written back; {} of the fast tier are used",
         size(held),
         size(stats.capacity_blocks),
-        size(stats.dirty_blocks)
+        size(stats.dirty_blocks),
+        format_size(stats.size_bytes)
     );
     text
 }

@@ -6,7 +6,7 @@ mod layout;
 mod page;
 mod superblock;
 
-pub(super) use layout::Layout;
+pub(super) use layout::{Layout, capacity_of, offset_of};
 pub(super) use page::{Decoded, PAGE_FREES, PAGE_SETS, Page, REGIONS, Refreshed, Set, refresh_room};
 pub(super) use superblock::{Flags, Seal, Superblock, decode, encode, newest};
 

@@ -4,7 +4,7 @@ use super::{LINE, Layout};
 use crate::block::{Error, ErrorKind, Operation, Result};
 
 const MAGIC: [u8; 8] = *b"iCache\x1a\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Nobody opens a cache that often; what is opened here goes on for a while.
 const LAST_GENERATION: u64 = 1 << 62;
 
@@ -57,13 +57,14 @@ pub(in crate::icache) fn encode(superblock: &Superblock) -> Vec<u8> {
     let Superblock { generation, uuid, layout, flags, last_page, seal } = superblock;
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    bytes[12..16].copy_from_slice(&layout.lines.to_le_bytes());
+    bytes[12..16].copy_from_slice(&layout.places.to_le_bytes());
     bytes[16..24].copy_from_slice(&generation.to_le_bytes());
     bytes[24..40].copy_from_slice(uuid);
     bytes[40..48].copy_from_slice(&layout.slow.to_le_bytes());
     bytes[48..56].copy_from_slice(&last_page.to_le_bytes());
     let flags = u32::from(flags.in_use) | u32::from(flags.dirty) << 1 | u32::from(seal.is_some()) << 2;
     bytes[56..60].copy_from_slice(&flags.to_le_bytes());
+    bytes[60..64].copy_from_slice(&layout.journal.to_le_bytes());
     if let Some(Seal { id, content }) = seal {
         bytes[64..80].copy_from_slice(id);
         bytes[80..88].copy_from_slice(&content.to_le_bytes());
@@ -82,10 +83,13 @@ pub(in crate::icache) fn decode(bytes: &[u8]) -> Result<Superblock> {
     if u32_at(bytes, LINE - 4) != crc32c::crc32c(&bytes[..LINE - 4]) {
         return error(ErrorKind::Corrupt, "the checksum of a cache's superblock is wrong");
     }
-    if u32_at(bytes, 8) != VERSION {
-        return error(ErrorKind::TooNew, "the cache is of a later version");
+    match u32_at(bytes, 8) {
+        VERSION => {}
+        0..VERSION => return error(ErrorKind::Unsupported, "the cache is of an earlier version"),
+        _ => return error(ErrorKind::TooNew, "the cache is of a later version"),
     }
-    let layout = Layout { lines: u32_at(bytes, 12), slow: u64_at(bytes, 40) }.checked(Operation::Open)?;
+    let layout = Layout { places: u32_at(bytes, 12), journal: u32_at(bytes, 60), slow: u64_at(bytes, 40) };
+    let layout = layout.checked(Operation::Open)?;
     let (generation, last_page) = (u64_at(bytes, 16), u64_at(bytes, 48));
     if generation > LAST_GENERATION || last_page > LAST_GENERATION {
         return error(ErrorKind::Corrupt, "its numbers are at their end");

@@ -1,7 +1,7 @@
 //! What stays in the cache: a queue for each class, and in each class LIRS's idea of what is worth keeping.
 //!
 //! ```text
-//!               first use, room left            used again sooner than the last hot line was
+//!               first read, or room left       used again sooner than the last hot line was
 //!   block ──┬──────────────▶ hot (of its class) ◀───────────────┐
 //!           │                 │ a class that is kept longer,    │
 //!           │                 ▼ or a better line, needs room    │
@@ -21,6 +21,7 @@
 //! Between classes: one that is kept longer takes the room of hot lines of others, but not all of it: lines that have
 //! been used again are safe in an eighth of the cache, or in a quarter from lines that have not. Some cold lines stay
 //! with each class, and a class below its eighth competes with everybody by LIRS's rule. Pinned classes leave an eighth.
+//! What was only written so far takes no hot line from another class: a journal is metadata that nobody reads.
 //!
 //! [`Lines`] is data only: no I/O, no locks. 23.3 bytes for each line, by [`Lines::bytes`].
 
@@ -110,7 +111,7 @@ impl Lines {
     }
 
     fn least_cold(capacity: u32) -> u32 {
-        (capacity / 128).max(1)
+        (capacity / 256).max(1)
     }
 
     /// Lines that there are.
@@ -163,14 +164,46 @@ impl Lines {
         self.shares.of(class).most > 0
     }
 
-    /// Takes another policy. Lines of a class that it does not have are of no class.
+    /// Takes another policy; lines of a class that it does not have are still of that class.
     pub(super) fn adopt(&mut self, policy: &Policy) {
         self.shares.adopt(policy, self.capacity);
-        for line in 0..self.len() {
-            if self.place(line) != Place::Free && policy.get(self.class(line)).is_none() {
-                self.move_to(line, ClassId::UNCLASSIFIED);
+    }
+
+    /// A line of a class that the policy does not have is of no class from now on.
+    pub(super) fn adopt_line(&mut self, line: Line, policy: &Policy) {
+        if self.place(line) != Place::Free && policy.get(self.class(line)).is_none() {
+            self.move_to(line, ClassId::UNCLASSIFIED);
+        }
+    }
+
+    /// As many lines may hold a block at a time from now on. More may do so still.
+    pub(super) fn set_capacity(&mut self, capacity: u32, policy: &Policy) {
+        self.capacity = capacity;
+        self.shares.adopt(policy, capacity);
+        self.cold = self.cold.clamp(Self::least_cold(capacity), (capacity / 2).max(1));
+    }
+
+    /// Has so many lines from now on; those that are no more hold nothing and are in no queue. What was evicted is
+    /// forgotten.
+    pub(super) fn resize(&mut self, lines: u32) {
+        self.table.resize(lines);
+        self.ghosts = Ghosts::new(lines);
+        self.index = Index::new(lines);
+        for line in 0..lines {
+            if let Some(block) = self.block(line) {
+                self.index.insert(block, line);
             }
         }
+    }
+
+    /// Lines that hold a block.
+    pub(super) fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// The line that goes if one has to, whatever its class.
+    pub(super) fn next_to_go(&self) -> Option<Line> {
+        Some(self.victim(PINNED)).filter(|&line| line != NONE)
     }
 
     /// Moves a line to another class, where it is as hot as it was, unless that class has all it may have.
@@ -244,13 +277,18 @@ impl Lines {
         cold.filter(|share| share.hot.length > 0).map(|share| share.hot.tail).next().unwrap_or(NONE)
     }
 
-    /// A block, which no line held, came into a free line; [`room`](Self::room) was asked for.
-    pub(super) fn insert(&mut self, line: Line, block: u32, class: ClassId) {
+    /// A block, which no line held, came into a free line; [`room`](Self::room) was asked for. Somebody has `read` it, or
+    /// has written it and may never want to read it: that is what becomes of a journal, and no line of another class
+    /// gives its room for it before it has come back.
+    pub(super) fn insert(&mut self, line: Line, block: u32, class: ClassId, read: bool) {
         let ghost = self.ghosts.take(block);
         if let Some(seen) = ghost {
             self.came_back(seen);
         }
-        let hot = self.make_hot_room(class, ghost);
+        let hot = match read || ghost.is_some() {
+            true => self.make_hot_room(class, ghost),
+            false => self.has_hot_room(class),
+        };
         self.place_block(line, block, class, if hot { Place::Hot } else { Place::Cold });
         self.table.mark(line, Mark::Proven, ghost.is_some());
         if ghost.is_some() && hot {
@@ -307,16 +345,24 @@ impl Lines {
 
     /// A line that holds nothing may be taken.
     pub(super) fn release(&mut self, line: Line) {
+        self.table.mark(line, Mark::Idle, true);
         self.table.push(&mut self.free, line);
+    }
+
+    /// Has nobody take a line that holds nothing. Answers whether it waited for a block.
+    pub(super) fn withdraw(&mut self, line: Line) -> bool {
+        let idle = self.has(line, Mark::Idle);
+        if idle {
+            self.table.unlink(&mut self.free, line);
+            self.table.mark(line, Mark::Idle, false);
+        }
+        idle
     }
 
     /// Takes a line that holds nothing.
     pub(super) fn take_free(&mut self) -> Option<Line> {
         let line = self.free.head;
-        (line != NONE).then(|| {
-            self.table.unlink(&mut self.free, line);
-            line
-        })
+        (line != NONE && self.withdraw(line)).then_some(line)
     }
 
     /// Forgets what was evicted.
@@ -349,14 +395,20 @@ impl Lines {
         }
     }
 
+    /// One more line of a class may be hot without another one ceasing to be.
+    fn has_hot_room(&self, class: ClassId) -> bool {
+        let share = self.shares.of(class);
+        let hot = self.held - self.shares.cold().min(self.held);
+        share.hot.length < share.most_hot() && hot < self.capacity.saturating_sub(self.cold)
+    }
+
     /// Sees to it that one more line of a class may be hot. It was last used at `since`, if it was.
     fn make_hot_room(&mut self, class: ClassId, since: Option<Time>) -> bool {
-        let share = *self.shares.of(class);
-        let full = share.hot.length >= share.most_hot();
-        let hot = self.held - self.shares.cold().min(self.held);
-        if !full && hot < self.capacity.saturating_sub(self.cold) {
+        if self.has_hot_room(class) {
             return true;
         }
+        let share = *self.shares.of(class);
+        let full = share.hot.length >= share.most_hot();
         let least = match since {
             Some(_) => self.capacity / 8,
             None => self.capacity / 4,

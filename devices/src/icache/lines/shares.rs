@@ -30,7 +30,7 @@ impl Share {
 
     /// Hot lines that it may have: some lines always come and go, or a scan would empty it.
     pub(super) fn most_hot(&self) -> u32 {
-        self.most - (self.most / 64).max(1).min(self.most)
+        self.most - (self.most / 256).max(1).min(self.most)
     }
 }
 

@@ -28,6 +28,10 @@ pub(in crate::icache) enum Mark {
     Demoted = 8,
     /// It is being written to the slow tier.
     Leaving = 16,
+    /// It holds nothing and waits for a block.
+    Idle = 32,
+    /// It holds nothing, and nothing may be put there.
+    Retired = 64,
 }
 
 /// Bytes of memory for each line.
@@ -69,6 +73,20 @@ impl Table {
             times: vec![0; lines].into_boxed_slice(),
             states: vec![[0; 2]; lines].into_boxed_slice(),
         }
+    }
+
+    /// Has so many lines from now on. Those that go are in no queue; those that come are free.
+    pub(super) fn resize(&mut self, lines: u32) {
+        fn resize<T: Clone>(of: &mut Box<[T]>, lines: usize, new: T) {
+            let mut all = std::mem::take(of).into_vec();
+            all.resize(lines, new);
+            *of = all.into_boxed_slice();
+        }
+        let lines = lines as usize;
+        resize(&mut self.blocks, lines, NONE);
+        resize(&mut self.links, lines, [NONE; 2]);
+        resize(&mut self.times, lines, 0);
+        resize(&mut self.states, lines, [0; 2]);
     }
 
     pub(super) fn len(&self) -> u32 {

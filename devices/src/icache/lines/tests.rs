@@ -31,6 +31,10 @@ impl Cache {
 
     /// Answers whether it was a hit.
     fn access(&mut self, block: u32, class: ClassId) -> bool {
+        self.used(block, class, true)
+    }
+
+    fn used(&mut self, block: u32, class: ClassId, read: bool) -> bool {
         if let Some(line) = self.lines.find(block) {
             self.lines.reclassify(line, class);
             self.lines.touch(line);
@@ -46,9 +50,14 @@ impl Cache {
             Room::Free => {}
         }
         let line = self.free.pop().unwrap();
-        self.lines.insert(line, block, class);
+        self.lines.insert(line, block, class, read);
         false
     }
+}
+
+fn adopt(lines: &mut Lines, policy: &Policy) {
+    lines.adopt(policy);
+    (0..lines.len()).for_each(|line| lines.adopt_line(line, policy));
 }
 
 /// Everything that is counted is counted again, line by line.
@@ -143,7 +152,7 @@ proptest! {
                         prop_assert!(all || !now.class(id).allocation().caches());
                         continue;
                     }
-                    lines.insert(free.pop().unwrap(), block, id);
+                    lines.insert(free.pop().unwrap(), block, id, !block.is_multiple_of(3));
                     map.insert(block, id);
                     let most = now.class(id).allocation().of(u64::from(capacity)).max(1);
                     let held = map.values().filter(|other| **other == id).count() as u64;
@@ -182,7 +191,7 @@ proptest! {
                 }
                 Step::Adopt(number) => {
                     now = &policies[number];
-                    lines.adopt(now);
+                    adopt(&mut lines, now);
                     map.values_mut().for_each(|id| *id = now.class(*id).id());
                 }
             }
@@ -200,7 +209,8 @@ fn shares_hold() {
     (0..10_000).for_each(|block| _ = cache.access(block, class(1)));
     assert_eq!(cache.lines.of_class(class(1)), 100);
     (20_000..30_000).for_each(|block| _ = cache.access(block, class(0)));
-    assert_eq!(cache.lines.of_class(class(1)), 100, "there was room for both, and class 0 goes first");
+    // There was room for both, and class 0 goes first. Its one cold line may be the other's, where there are no more.
+    assert!(cache.lines.of_class(class(1)) >= 99);
     (40_000..50_000).for_each(|block| _ = cache.access(block, class(2)));
     assert!(cache.lines.of_class(class(0)) > 0 && cache.lines.of_class(class(2)) > 300);
     check(&cache.lines);
@@ -306,6 +316,19 @@ fn metadata_is_kept_between_scans() {
         }
     }
     assert_eq!(hits, 4 * 3000, "the best that is possible");
+}
+
+/// A journal: metadata that is written again and again, and not read.
+#[test]
+fn what_is_only_written_leaves_other_classes_their_room() {
+    let mut cache = Cache::new(1000, &Policy::paper());
+    (0..2).for_each(|_| (0..900).for_each(|block| _ = cache.access(block, class(4))));
+    (0..30_000).for_each(|at| _ = cache.used(10_000 + at % 6000, class(5), false));
+    let stay = (0..900).filter(|&block| cache.lines.find(block).is_some()).count();
+    assert!(stay > 880, "{stay}");
+    // Reading is what class 5 is kept for.
+    (0..2).for_each(|_| (50_000..50_500).for_each(|block| _ = cache.access(block, class(5))));
+    assert!((50_000..50_500).all(|block| cache.lines.find(block).is_some()));
 }
 
 /// Metadata that outgrows the cache: what fits of it stays.

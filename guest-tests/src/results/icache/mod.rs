@@ -17,6 +17,9 @@ mod memory;
 mod policies;
 mod record;
 mod replay;
+#[cfg(test)]
+mod tests;
+mod tpch;
 mod trace;
 mod workloads;
 
@@ -71,6 +74,23 @@ const LOADS: Chart = Chart {
     ..FIND
 };
 
+const TPCH: Chart = Chart {
+    name: "icache-tpch",
+    title: "A join of TPC-H through a secondary index, with the clustered one hinted",
+    ticks: &tpch::SIZES,
+    panels: &[label("seconds", "one join, SSD before a disk of 5,400 rpm")],
+    series: &[
+        label("ours", "iCache"),
+        label("unhinted", "iCache, no hints"),
+        label("lru", "LRU"),
+        label("s3fifo", "S3-FIFO"),
+        label("lirs", "LIRS"),
+        label("wtinylfu", "W-TinyLFU"),
+        label("none", "no cache"),
+    ],
+    ..FIND
+};
+
 pub(super) const ICACHE: Benchmark = Benchmark {
     name: "icache",
     about: "a cache that knows classes against four that do not, on simulated disks; what a hit and a miss cost",
@@ -87,6 +107,18 @@ pub(super) const ICACHE: Benchmark = Benchmark {
         told("find.requests", ""),
         told("find.mib", "MiB"),
         told("find.metadata_percent", "%"),
+        Metric {
+            key: "tpch.speedup",
+            unit: "",
+            reference: Some(Reference { source: "paper, over bcache", value: 2.3 }),
+            goal: Some(Goal::AtLeast(2.3)),
+        },
+        told("tpch.over_unhinted", ""),
+        told("tpch.over_best_classless", ""),
+        told("tpch.hinted_mib", "MiB"),
+        told("tpch.hinted_reads", ""),
+        told("tpch.unhinted_mib", "MiB"),
+        told("tpch.unhinted_reads", ""),
         metric("mail.over_best_classless", "", Some(Goal::AtLeast(1.0))),
         told("mail.reads", ""),
         told("mail.writes", ""),
@@ -109,8 +141,13 @@ pub(super) const ICACHE: Benchmark = Benchmark {
         told("miss_per_second_t2", ""),
         metric("bytes_per_block", "B", Some(Goal::AtMost(24.0))),
     ],
-    charts: &[&FIND, &FIND_HITS, &LOADS],
-    parts: &[part("find", find::measure), part("loads", loads::measure), part("cost", cost::measure)],
+    charts: &[&FIND, &FIND_HITS, &TPCH, &LOADS],
+    parts: &[
+        part("find", find::measure),
+        part("tpch", tpch::measure),
+        part("loads", loads::measure),
+        part("cost", cost::measure),
+    ],
 };
 
 const fn part(name: &'static str, measure: fn() -> crate::error::Result<super::Figures>) -> Part {

@@ -6,6 +6,7 @@
 //! - *mail*: postmark with 20,000 files of 500 to 16,000 bytes, in 48 MiB of memory. All it leaves is free space, so every
 //!   block that is no metadata then is taken for one of its files; its directories, which it deletes too, for data.
 //! - *untar*: the same sources unpacked, in 64 MiB of memory.
+//! - *join*: see `tpch`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use sky_devices::block::simulated::Random;
 use super::ext4;
 use super::memory::LittleMemory;
 use super::record::Recorder;
+use super::tpch;
 use super::trace::Trace;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -39,6 +41,8 @@ pub(super) enum Workload {
     Mail,
     /// Phase untar.
     Untar,
+    /// Phases join-0 and so on.
+    Tpch,
 }
 
 impl Workload {
@@ -48,6 +52,7 @@ impl Workload {
             Self::Sources => "sources",
             Self::Mail => "mail",
             Self::Untar => "untar",
+            Self::Tpch => "tpch",
         };
         let path = paths::target().join("traces").join(format!("{name}-{VERSION}.trace"));
         let path = cache::once(&path, |partial| {
@@ -58,6 +63,7 @@ impl Workload {
                 Self::Sources => sources(dir.path()),
                 Self::Mail => mail(dir.path()),
                 Self::Untar => untar(dir.path()),
+                Self::Tpch => tpch::record(dir.path()),
             };
             trace?.save(partial)
         })?;

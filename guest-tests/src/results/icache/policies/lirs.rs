@@ -48,6 +48,11 @@ impl Lirs {
         if self.hot_count <= self.hot_most {
             return;
         }
+        self.cool();
+    }
+
+    /// The last hot block is cold from now on.
+    fn cool(&mut self) {
         if let Some(last) = self.stack.pop() {
             self.hot[last as usize] = false;
             self.hot_count -= 1;
@@ -90,6 +95,10 @@ impl Policy for Lirs {
             self.stack.push(block);
             if hit {
                 self.cold.renew(block);
+                // The paper leaves the hot ones alone; libCacheSim makes room as if this one became hot.
+                if self.hot_count >= self.hot_most {
+                    self.cool();
+                }
             } else if self.hot_count < self.hot_most {
                 self.make_hot(block);
             } else {

@@ -1,10 +1,17 @@
 //! W-TinyLFU: a window of a hundredth, and a segmented LRU that takes from it what is used more often than what would go.
 
+use std::f64::consts::LN_2;
+
+use xxhash_rust::xxh64::xxh64;
+
 use super::Policy;
 use super::queue::Queue;
 
 /// Uses of the main part after which all counts are halved, for each of its blocks.
 const SAMPLE: u64 = 32;
+
+/// Of the two hash functions.
+const SEEDS: [u64; 2] = [0x1234_5678, 0x1234_4321];
 
 pub(super) struct WTinyLfu {
     capacity: u32,
@@ -43,6 +50,10 @@ impl WTinyLfu {
                 && let Some(oldest) = self.protected.pop()
             {
                 self.probation.push(oldest);
+                // It may have been given more than its share, which counts only now.
+                while self.probation.len() > self.probation_most {
+                    self.probation.pop();
+                }
             }
             return true;
         }
@@ -105,22 +116,23 @@ impl Policy for WTinyLfu {
 /// many blocks as the main part.
 struct Counts(Vec<u32>);
 
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the oracle truncates")]
 impl Counts {
-    const HASHES: u64 = 10;
+    const HASHES: u32 = 10;
 
     fn new(blocks: u32) -> Self {
-        // ln(1000) / ln(2)^2 counters for each.
-        Self(vec![0; usize::try_from(u64::from(blocks) * 14_378 / 1000 + 20).unwrap_or(usize::MAX)])
+        // -ln(1/1000) / ln(2)^2 counters for each.
+        let counters = (1000_f64.ln() / (LN_2 * LN_2) * f64::from(blocks)).ceil();
+        Self(vec![0; (counters as usize).max(2 * Self::HASHES as usize)])
     }
 
+    /// As libCacheSim has them, which numbers blocks from 1 here: two hashes give all others (Kirsch and Mitzenmacher,
+    /// 2006), in 32 bits.
     fn places(&self, block: u32) -> impl Iterator<Item = usize> + use<> {
-        // The finalizer of SplitMix64 gives two hashes, and those all others (Kirsch and Mitzenmacher, 2006).
-        let mut hash = u64::from(block).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        hash ^= hash >> 31;
-        let (first, step, count) = (hash >> 32, (hash & 0xffff_ffff) | 1, self.0.len() as u64);
-        (0..Self::HASHES).map(move |number| usize::try_from((first + number * step) % count).unwrap_or(0))
+        let name = (u64::from(block) + 1).to_le_bytes();
+        let [first, step] = SEEDS.map(|seed| xxh64(&name, seed) as u32);
+        let count = self.0.len() as u32;
+        (0..Self::HASHES).map(move |number| (first.wrapping_add(number.wrapping_mul(step)) % count) as usize)
     }
 
     fn of(&self, block: u32) -> u32 {
