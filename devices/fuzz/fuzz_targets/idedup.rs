@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use libfuzzer_sys::fuzz_target;
 use sky_devices::block::simulated::{SimulatedDisk, SimulatedOptions};
 use sky_devices::block::{BlockDevice, Storage};
-use sky_devices::idedup::{self, CreateOptions, Idedup, OpenOptions};
+use sky_devices::idedup::{self, CreateOptions, Idedup, OpenOptions, Reread};
 
 const PAGE: usize = 4096;
 const SIZE: u64 = 800 << 10;
@@ -65,5 +65,7 @@ fuzz_target!(|data: &[u8]| {
     let mut bytes = vec![0; usize::try_from(disk.geometry().size.min(SIZE)).unwrap()];
     let _ = disk.read(0, &mut bytes, &[]);
     let _ = disk.write(0, &bytes, &[]).and_then(|()| disk.flush());
+    let mut steps = 0..100;
+    let _ = disk.collect(Reread::Unnamed, &mut |_| steps.next().is_some());
     let _ = disk.close();
 });

@@ -1,6 +1,6 @@
 //! Making things durable: the journal, and the checkpoints that make it short again.
 //!
-//! Whoever comes first works for all that wait. Locks are taken in the order: region, `commit`, index, state.
+//! Whoever comes first works for all that wait. Locks are taken in the order: region, `aside`, `commit`, index, state.
 
 use std::sync::atomic::Ordering;
 

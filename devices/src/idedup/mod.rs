@@ -13,7 +13,7 @@
 //! - `journal`, `checkpoint`, `layout`, `page` and `table` are what lies in the image, `load` reads it.
 //! - `state` and `space` are the map in memory, and the references that follow from it.
 //! - `index` finds fingerprints on the medium; it is a hint and may forget.
-//! - `write`, `read` and `commit` are the engine.
+//! - `write`, `read` and `commit` are the engine, `collect` is its garbage collection.
 //!
 //! A region of 64 blocks is locked by its readers, or by its writer. One more lock is that of the map: it is held for
 //! look-ups and changes in memory, and while a checkpoint writes the tables, but not while data is read or written.
@@ -29,6 +29,7 @@ use crate::io_class::IoTag;
 
 mod check;
 mod checkpoint;
+mod collect;
 mod commit;
 mod fingerprint;
 mod index;
@@ -48,6 +49,7 @@ mod table;
 mod write;
 
 pub use check::{CheckReport, check};
+pub use collect::{Collected, Progress, Reread, Stage};
 pub use index::FingerprintIndex;
 pub use layout::{create, size_of_image};
 pub use options::{CreateOptions, Hints, OpenOptions, Unique, Verify};
@@ -85,6 +87,8 @@ struct Core {
     index: Mutex<Index>,
     /// What names the blocks that are remembered; nothing if none are.
     secret: Option<Secret>,
+    /// Held while free blocks are set aside. Who has found no others waits for it.
+    aside: Mutex<()>,
     /// The medium has failed in a way that leaves its content unknown: nothing is written any more.
     failed: AtomicBool,
     counters: Counters,
@@ -142,6 +146,7 @@ impl Idedup {
             begun: AtomicU64::new(0),
             index: Mutex::new(index),
             secret,
+            aside: Mutex::new(()),
             failed: AtomicBool::new(false),
             counters: Counters::default(),
         };
@@ -181,6 +186,7 @@ impl Idedup {
             mapped_blocks: state.mapped.into(),
             used_blocks: state.space.used().into(),
             free_blocks: state.space.free().into(),
+            map_memory_bytes: state.map_memory(),
             ..self.core.counters.stats()
         }
     }

@@ -26,6 +26,8 @@ macro_rules! counters {
             pub used_blocks: u64,
             /// Blocks that could be taken now.
             pub free_blocks: u64,
+            /// Bytes of memory that the map, the generations and the references take. The index comes on top.
+            pub map_memory_bytes: u64,
         }
 
         /// [`Stats`] while they are counted.

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use proptest::prelude::*;
 use sky_devices::block::simulated::{SimulatedDisk, SimulatedOptions};
 use sky_devices::block::{BlockDevice, Storage};
-use sky_devices::idedup::{CreateOptions, Idedup, OpenOptions, check};
+use sky_devices::idedup::{CreateOptions, Idedup, OpenOptions, Reread, check};
 
 use super::disk::{BLOCK, blocks, cases, made, open};
 use super::memory;
@@ -57,6 +57,9 @@ fn run(disk: SimulatedDisk) -> bool {
             let _ = image.write(at, &content[..content.len().min(BLOCK + 512)], &[]);
         }
         let _ = image.flush();
+        // An image of any size has any number of free blocks.
+        let mut steps = 0..100;
+        let _ = image.collect(Reread::Unnamed, &mut |_| steps.next().is_some());
         let _ = image.discard(0, size);
         let _ = image.write(0, &content, &[]);
         let _ = image.close();

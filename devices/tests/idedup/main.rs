@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod any_bytes;
+mod collect;
 mod disk;
 mod hints;
 #[path = "../any_bytes/memory.rs"]

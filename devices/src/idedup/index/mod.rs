@@ -21,10 +21,12 @@ use crate::block::{Result, Storage};
 mod alone;
 mod bucket;
 mod filter;
+mod sweep;
 
 pub use alone::FingerprintIndex;
 pub(super) use bucket::Claim;
 use filter::Filter;
+pub(super) use sweep::Swept;
 
 /// Buckets that are changed at once. Their pages come on top of the memory, so they are fewer where that is small.
 const BATCH: RangeInclusive<usize> = 32..=256;
