@@ -118,6 +118,9 @@ impl Space {
         let (mut at, mut wrapped) = (begin, false);
         loop {
             if at >= self.physical {
+                if wrapped {
+                    return None;
+                }
                 (at, wrapped) = (0, true);
             }
             if wrapped && at >= begin.max(1) {
