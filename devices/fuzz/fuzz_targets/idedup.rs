@@ -15,7 +15,7 @@ use sky_devices::idedup::{self, CreateOptions, Idedup, OpenOptions, Reread};
 const PAGE: usize = 4096;
 const SIZE: u64 = 800 << 10;
 /// Everything before the data of a disk of this size.
-const PAGES: usize = 48;
+const PAGES: usize = 49;
 
 fn block(seed: usize) -> Vec<u8> {
     seed.to_le_bytes().repeat(PAGE / size_of::<usize>())

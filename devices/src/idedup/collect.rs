@@ -105,13 +105,13 @@ impl Idedup {
     pub fn collect(&self, reread: Reread, watch: &mut dyn FnMut(Progress) -> bool) -> Result<Collected> {
         self.core.check_usable(Operation::Discard)?;
         let mut report = Collected::default();
-        // So that what the guest has freed is free.
-        self.core.make_durable()?;
+        // So that what the guest has freed is free, and all claims are where they are swept.
+        self.core.settle()?;
         let named = self.core.sweep(reread, watch, &mut report)?;
         if reread != Reread::Nothing {
             self.core.claim_again(&named, watch, &mut report)?;
         }
-        self.core.keep_claims()?;
+        self.core.settle()?;
         self.core.give_back(watch, &mut report)?;
         self.core.sync()?;
         Ok(report)
@@ -227,23 +227,27 @@ impl Core {
             if !state.is_valid(*claim) {
                 continue;
             }
-            if there.is_some_and(|there| there != *claim && state.is_valid(there)) {
-                report.twin_blocks += 1;
-            } else {
-                index.insert(name, *claim);
-                report.claimed_blocks += 1;
+            match there {
+                // Somebody was quicker.
+                Some(there) if there == *claim => {}
+                Some(there) if state.is_valid(there) => report.twin_blocks += 1,
+                _ => {
+                    index.insert(name, *claim);
+                    report.claimed_blocks += 1;
+                }
             }
         }
         Ok(())
     }
 
     /// Brings all claims to their buckets, and has a checkpoint know these.
-    fn keep_claims(&self) -> Result<()> {
+    fn settle(&self) -> Result<()> {
         let mark = lock(&self.index).mark();
         let mut commit = lock(&self.commit);
         self.commit(&mut commit)?;
         self.spill(mark)?;
-        self.checkpoint(&mut commit)
+        lock(&self.index).settle(&|claim| lock(&self.state).is_valid(claim))?;
+        self.checkpoint(&mut commit, 0)
     }
 
     /// Gives the space of all free blocks back.

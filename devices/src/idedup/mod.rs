@@ -55,6 +55,7 @@ pub use layout::{create, size_of_image};
 pub use options::{CreateOptions, Hints, OpenOptions, Unique, Verify};
 pub use stats::Stats;
 
+use checkpoint::Checkpoint;
 use commit::Commit;
 use index::Index;
 use journal::Journal;
@@ -105,6 +106,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::from_io(Operation::Open, std::io::Error::other(error)))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
 impl Idedup {
     /// Opens an image. One that was not closed is recovered first, in memory only if `read_only`.
     ///
@@ -123,16 +131,18 @@ impl Idedup {
         let remembered = options.hints.map_or(0, |hints| hints.remembered);
         let secret = if remembered > 0 { Some(Secret::draw()?) } else { None };
         let found = load::load(&*storage, &layout, remembered)?;
-        let mut index =
-            Index::new(Arc::clone(&storage), layout, options.index_memory, found.checkpoint.buckets.clone());
+        let Checkpoint { buckets, runs, filter, .. } = &found.checkpoint;
+        let mut index = Index::new(Arc::clone(&storage), layout, options.index_memory, buckets.clone(), runs);
         if !options.read_only {
+            let valid = |claim| found.state.is_valid(claim);
+            index.load(*filter, &valid)?;
             for (name, claim) in found.claims {
                 if index.is_full() {
-                    index.spill(index.mark(), &|claim| found.state.is_valid(claim))?;
+                    index.spill(index.mark(), &valid)?;
                 }
                 index.insert(name, claim);
             }
-            index.spill(index.mark(), &|claim| found.state.is_valid(claim))?;
+            index.spill(index.mark(), &valid)?;
         }
         let journal = Journal::new(load::ring(&layout), found.checkpoint.number, found.next);
         let commit = Commit { journal, checkpoint: found.checkpoint, freed: Vec::new(), done: 0 };
@@ -152,7 +162,7 @@ impl Idedup {
         };
         count(&core.counters.recovered_without, found.left_out);
         if !options.read_only {
-            core.checkpoint(&mut lock(&core.commit))?;
+            core.checkpoint(&mut lock(&core.commit), 0)?;
         }
         Ok(Self { core })
     }
@@ -170,7 +180,10 @@ impl Idedup {
         self.core.commit(&mut commit)?;
         let mark = lock(&self.core.index).mark();
         self.core.spill(mark)?;
-        self.core.checkpoint(&mut commit)
+        // It was never used before, so no page of another time is known by it.
+        let stamp = random()? | 1;
+        lock(&self.core.index).store_filter(stamp)?;
+        self.core.checkpoint(&mut commit, stamp)
     }
 
     /// What was done since it was opened, and how much is stored.
@@ -183,6 +196,7 @@ impl Idedup {
             index_writes: index.writes,
             index_torn: index.torn,
             index_dropped: index.dropped,
+            index_merges: index.merges,
             mapped_blocks: state.mapped.into(),
             used_blocks: state.space.used().into(),
             free_blocks: state.space.free().into(),

@@ -13,8 +13,9 @@ use super::disk::{BLOCK, blocks, cases, made, open};
 use super::memory;
 
 const B: u64 = BLOCK as u64;
-/// Of an image this small, by docs/idedup-format.md: superblocks, checkpoints, the journal, tables, buckets.
-const METADATA: u64 = 2 + 2 + 16 + 4 * 2 + 20;
+/// Of an image this small, by docs/idedup-format.md: superblocks, checkpoints, the journal, tables, buckets, runs and the
+/// filter.
+const METADATA: u64 = 2 + 2 + 16 + 3 * 2 + 18 + 4 + 1;
 /// For tables of what 64 TiB of holes may be: the pages of tables and the states of their slots, three times.
 const MEMORY: usize = 512 << 20;
 

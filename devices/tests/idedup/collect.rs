@@ -11,11 +11,12 @@ use super::disk::{BLOCK, block, blocks, made, open};
 const B: u64 = BLOCK as u64;
 const BLOCKS: u64 = 300;
 
-/// An image that holds so many blocks, all of them different, and is closed.
+/// An image that holds so many blocks, all of them different, and is closed with their claims in buckets.
 fn filled() -> Arc<SimulatedDisk> {
     let disk = made(&CreateOptions { journal: 64 << 10, ..CreateOptions::new(2 * BLOCKS * B) });
     let image = open(&disk, OpenOptions::default());
     image.write(0, &blocks(0..BLOCKS), &[]).unwrap();
+    image.collect(Reread::Nothing, &mut |_| true).unwrap();
     image.close().unwrap();
     disk
 }

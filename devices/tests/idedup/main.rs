@@ -12,5 +12,6 @@ mod hints;
 #[path = "../any_bytes/memory.rs"]
 mod memory;
 mod model;
+mod opening;
 mod space;
 mod together;

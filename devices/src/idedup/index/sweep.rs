@@ -1,7 +1,8 @@
 //! Going through all buckets, to throw out what is void.
 
 use super::super::page::{self, BLOCK, Kind};
-use super::{Claim, Index, Run, bucket};
+use super::merge::Run;
+use super::{Claim, Index, bucket};
 use crate::block::Result;
 
 /// Buckets that are looked at at once.
@@ -60,7 +61,7 @@ impl Index {
             entries.retain(|(_, claim)| keep(*claim));
             swept.void += (before - entries.len()) as u64;
             if !sound || entries.len() < before {
-                page.copy_from_slice(&bucket::encode(verify, identity, bucket, &entries));
+                page.copy_from_slice(&bucket::encode(verify, Kind::Bucket, identity, bucket, &entries));
                 changed.push(bucket);
                 self.pages.remove(&bucket);
             }
