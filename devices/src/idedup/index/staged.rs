@@ -19,6 +19,9 @@ use super::filter::Filter;
 use super::{Claim, bucket};
 use crate::block::{Result, Storage, length_of};
 
+/// Something that is claimed of a fingerprint.
+type Entry = (Fingerprint, Claim);
+
 /// Pages of a run that are read at once.
 const READ: u64 = 8;
 
@@ -56,7 +59,7 @@ impl Staged {
     }
 
     /// The next page has these claims.
-    fn learn(&mut self, claims: &[(Fingerprint, Claim)]) {
+    fn learn(&mut self, claims: &[Entry]) {
         let page = self.fences.len() as u64;
         let Some((first, _)) = claims.first() else { return };
         self.fences.push(first.bits());
@@ -68,7 +71,7 @@ impl Staged {
         storage: &dyn Storage,
         layout: &Layout,
         at: StagedAt,
-        claims: &mut dyn Iterator<Item = (Fingerprint, Claim)>,
+        claims: &mut dyn Iterator<Item = Entry>,
         batch: usize,
     ) -> Result<Self> {
         let mut staged = Self::empty(layout, at);
@@ -131,11 +134,7 @@ impl Pages {
     }
 
     /// The claims of the next pages, page by page.
-    fn next(
-        &mut self,
-        storage: &dyn Storage,
-        layout: &Layout,
-    ) -> Result<Option<Vec<Vec<(Fingerprint, Claim)>>>> {
+    fn next(&mut self, storage: &dyn Storage, layout: &Layout) -> Result<Option<Vec<Vec<Entry>>>> {
         let count = (self.at.pages - self.next).min(READ);
         if count == 0 {
             return Ok(None);
@@ -158,7 +157,7 @@ impl Pages {
 /// The claims of a run in their order.
 pub(super) struct Claims {
     pages: Pages,
-    claims: std::vec::IntoIter<(Fingerprint, Claim)>,
+    claims: std::vec::IntoIter<Entry>,
 }
 
 impl Claims {
@@ -167,11 +166,7 @@ impl Claims {
     }
 
     /// The next one, which is not taken by that.
-    pub(super) fn peek(
-        &mut self,
-        storage: &dyn Storage,
-        layout: &Layout,
-    ) -> Result<Option<(Fingerprint, Claim)>> {
+    pub(super) fn peek(&mut self, storage: &dyn Storage, layout: &Layout) -> Result<Option<Entry>> {
         while self.claims.as_slice().is_empty() {
             let Some(claims) = self.pages.next(storage, layout)? else { return Ok(None) };
             self.claims = claims.concat().into_iter();
