@@ -10,12 +10,12 @@ use std::sync::{Arc, OnceLock};
 use libfuzzer_sys::fuzz_target;
 use sky_devices::block::simulated::{SimulatedDisk, SimulatedOptions};
 use sky_devices::block::{BlockDevice, Storage};
-use sky_devices::idedup::{self, CreateOptions, Idedup, OpenOptions};
+use sky_devices::idedup::{self, CreateOptions, Idedup, OpenOptions, Reread};
 
 const PAGE: usize = 4096;
 const SIZE: u64 = 800 << 10;
 /// Everything before the data of a disk of this size.
-const PAGES: usize = 48;
+const PAGES: usize = 49;
 
 fn block(seed: usize) -> Vec<u8> {
     seed.to_le_bytes().repeat(PAGE / size_of::<usize>())
@@ -65,5 +65,7 @@ fuzz_target!(|data: &[u8]| {
     let mut bytes = vec![0; usize::try_from(disk.geometry().size.min(SIZE)).unwrap()];
     let _ = disk.read(0, &mut bytes, &[]);
     let _ = disk.write(0, &bytes, &[]).and_then(|()| disk.flush());
+    let mut steps = 0..100;
+    let _ = disk.collect(Reread::Unnamed, &mut |_| steps.next().is_some());
     let _ = disk.close();
 });

@@ -42,7 +42,7 @@ impl CheckReport {
 pub fn check(storage: &Arc<dyn Storage>) -> Result<CheckReport> {
     let layout = Layout::read(&**storage)?;
     let Loaded { state, checkpoint, claims, .. } = load(&**storage, &layout, 0)?;
-    let mut index = Index::new(Arc::clone(storage), layout, 0, checkpoint.buckets);
+    let mut index = Index::new(Arc::clone(storage), layout, 0, checkpoint.buckets, &checkpoint.runs);
     claims.into_iter().for_each(|(name, claim)| index.insert(name, claim));
     let mut report = CheckReport {
         mapped_blocks: state.map.iter().count() as u64,

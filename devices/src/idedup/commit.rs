@@ -1,6 +1,6 @@
 //! Making things durable: the journal, and the checkpoints that make it short again.
 //!
-//! Whoever comes first works for all that wait. Locks are taken in the order: region, `commit`, index, state.
+//! Whoever comes first works for all that wait. Locks are taken in the order: region, `aside`, `commit`, index, state.
 
 use std::sync::atomic::Ordering;
 
@@ -85,28 +85,27 @@ impl Core {
         };
         tell(&mut lock(&self.state), commit);
         if !commit.journal.has_room(0) {
-            self.checkpoint(commit)?;
-            return if full { self.spill(mark) } else { Ok(()) };
+            self.checkpoint(commit, 0)?;
+            return if full && self.spill(mark)? { self.checkpoint(commit, 0) } else { Ok(()) };
         }
         self.write_out(commit)?;
         self.sync()?;
         commit.journal.synced();
         self.release(commit);
         let due = !commit.journal.has_room(self.layout.journal_pages / 4);
-        if full || due {
-            self.spill(mark)?;
-        }
-        if due { self.checkpoint(commit) } else { Ok(()) }
+        let merged = (full || due) && self.spill(mark)?;
+        if due || merged { self.checkpoint(commit, 0) } else { Ok(()) }
     }
 
-    /// Puts the claims up to `mark`, which are durable, into their buckets.
-    pub(super) fn spill(&self, mark: u64) -> Result<()> {
+    /// Puts the claims up to `mark`, which are durable, on the medium. Answers whether a checkpoint has to follow, for the
+    /// buckets to be known before the place of runs is used again.
+    pub(super) fn spill(&self, mark: u64) -> Result<bool> {
         lock(&self.index).spill(mark, &|claim| lock(&self.state).is_valid(claim))
     }
 
     /// Makes the tables durable as they are now, so that the journal begins anew. Nothing changes the map while the
-    /// tables are written.
-    pub(super) fn checkpoint(&self, commit: &mut Commit) -> Result<()> {
+    /// tables are written. The filter that was stored is known by `filter`; it is 0 if none was.
+    pub(super) fn checkpoint(&self, commit: &mut Commit, filter: u64) -> Result<()> {
         let mut next = commit.checkpoint.clone();
         {
             let mut state = lock(&self.state);
@@ -131,7 +130,12 @@ impl Core {
         self.sync()?;
         next.number += 1;
         next.start = commit.journal.next();
-        next.buckets = lock(&self.index).written().to_vec();
+        next.filter = filter;
+        {
+            let index = lock(&self.index);
+            next.buckets = index.written().to_vec();
+            next.runs = index.staged_at().collect();
+        }
         let length = usize::try_from(self.layout.checkpoint).unwrap_or(usize::MAX);
         let area = next.encode(length);
         self.storage

@@ -1,5 +1,6 @@
 //! Where things lie in an image, and the superblock that says so.
 
+use super::checkpoint::SLOTS;
 use super::options::{CreateOptions, Verify};
 use super::page::{self, BLOCK, HEADER, Identity, Kind};
 use super::table::WORDS;
@@ -8,11 +9,15 @@ use crate::block::{Error, ErrorKind, Operation, Result, Storage};
 /// Blocks of either kind that an image can have.
 const MAX_BLOCKS: u64 = (1 << 32) - (1 << 16);
 /// The superblock's number.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const JOURNAL_PAGES: std::ops::RangeInclusive<u64> = 16..=65536;
-/// Bytes of a checkpoint area before the states of the pages.
-const CHECKPOINT_HEADER: u64 = 32;
 const B: u64 = BLOCK as u64;
+/// One page of runs for so many buckets.
+const BUCKETS_PER_STAGED: u64 = 4;
+/// More bits of a filter for each entry than this help little.
+const FILTER_BITS: usize = 16;
+/// Bytes of a page of the filter that are not its header.
+const FILTERS: usize = BLOCK - 40;
 
 /// Where things lie. Offsets are bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +41,10 @@ pub(super) struct Layout {
     pub(super) journal: u64,
     pub(super) tables: u64,
     pub(super) index: u64,
+    staged: u64,
+    /// Pages for runs of claims.
+    pub(super) staged_pages: u64,
+    filter: u64,
     data: u64,
     end: u64,
 }
@@ -43,6 +52,22 @@ pub(super) struct Layout {
 /// Entries that a bucket has room for.
 pub(super) fn bucket_capacity(verify: Verify) -> usize {
     (BLOCK - 32) / (verify.width() + 8)
+}
+
+/// Entries that a bucket has on average if all blocks differ.
+pub(super) fn bucket_load(verify: Verify) -> usize {
+    bucket_capacity(verify) * 7 / 10
+}
+
+/// Bytes of the largest filter for a page of so many entries.
+pub(super) fn most_filter(entries: usize) -> usize {
+    (entries * FILTER_BITS).div_ceil(64) * 8
+}
+
+/// How many filters of so many bytes a page holds, each with a bit; nothing if they have no bytes.
+pub(super) fn filters_in_page(bytes: usize) -> Option<u64> {
+    let each = bytes.checked_mul(8).filter(|bits| *bits > 0)? + 1;
+    Some((FILTERS * 8 / each) as u64).filter(|filters| *filters > 0)
 }
 
 impl Layout {
@@ -61,16 +86,19 @@ impl Layout {
         if matches!(verify, Verify::Compare { bits } if !(1..=128).contains(&bits)) {
             return Err(invalid("a fingerprint has 1 to 128 bits"));
         }
-        let capacity = bucket_capacity(verify) as u64;
+        let load = bucket_load(verify);
         // None of these comes near 2^64: there are fewer than 2^32 blocks of each kind.
-        let buckets = physical.div_ceil(capacity * 7 / 10);
+        let buckets = physical.div_ceil(load as u64);
         let map_pages = logical.div_ceil(WORDS as u64);
         let table_pages = map_pages + physical.div_ceil(WORDS as u64);
-        let checkpoint = (CHECKPOINT_HEADER + table_pages.div_ceil(4) + buckets.div_ceil(8)).div_ceil(B) * B;
+        let checkpoint = (SLOTS as u64 + table_pages.div_ceil(4) + buckets.div_ceil(8)).div_ceil(B) * B;
         let journal = 2 * B + 2 * checkpoint;
         let tables = journal + journal_pages * B;
         let index = tables + 2 * table_pages * B;
-        let data = index + buckets * B;
+        let staged = index + buckets * B;
+        let staged_pages = buckets / BUCKETS_PER_STAGED;
+        let filter = staged + staged_pages * B;
+        let data = filter + filters_in_page(most_filter(load)).map_or(0, |each| buckets.div_ceil(each)) * B;
         let end = data + physical * B;
         let block_number = |number: u64| u32::try_from(number).map_err(|_| invalid("too many blocks"));
         Ok(Self {
@@ -87,6 +115,9 @@ impl Layout {
             journal,
             tables,
             index,
+            staged,
+            staged_pages,
+            filter,
             data,
             end,
         })
@@ -115,6 +146,16 @@ impl Layout {
 
     pub(super) fn bucket_place(&self, bucket: u64) -> u64 {
         self.index + bucket * B
+    }
+
+    /// Place of a page of a run.
+    pub(super) fn staged_place(&self, page: u64) -> u64 {
+        self.staged + page * B
+    }
+
+    /// Place of a page of the stored filter.
+    pub(super) fn filter_place(&self, page: u64) -> u64 {
+        self.filter + page * B
     }
 
     /// Place of a physical block, which is not 0.
@@ -150,6 +191,11 @@ impl Layout {
                     Error::new(ErrorKind::Corrupt, Operation::Open).because(error.to_string())
                 })
             }
+            _ if version < VERSION => {
+                let why =
+                    format!("its format is version {version}, which was left behind; this is {VERSION}");
+                Err(Error::new(ErrorKind::Unsupported, Operation::Open).because(why))
+            }
             _ => Err(Error::new(ErrorKind::TooNew, Operation::Open)),
         })
     }
@@ -182,13 +228,9 @@ impl Layout {
 /// [`ErrorKind::BadSize`] or [`ErrorKind::Invalid`] for a disk that cannot be, [`ErrorKind::NoSpace`] where there is no
 /// room for one, or the medium failed.
 pub fn create(storage: &dyn Storage, options: &CreateOptions) -> Result<()> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random)
-        .map_err(|error| Error::from_io(Operation::Create, std::io::Error::other(error)))?;
-    let layout = |physical: u64| {
-        let identity = Identity(u64::from_le_bytes(random));
-        Layout::new(identity, options.verify, options.size, physical, options.journal / B)
-    };
+    let identity = Identity(super::random()?);
+    let layout =
+        |physical: u64| Layout::new(identity, options.verify, options.size, physical, options.journal / B);
     let growable = storage.properties().growable;
     let layout = match options.capacity {
         Some(bytes) => layout(bytes / B)?,

@@ -13,7 +13,7 @@
 //! - `journal`, `checkpoint`, `layout`, `page` and `table` are what lies in the image, `load` reads it.
 //! - `state` and `space` are the map in memory, and the references that follow from it.
 //! - `index` finds fingerprints on the medium; it is a hint and may forget.
-//! - `write`, `read` and `commit` are the engine.
+//! - `write`, `read` and `commit` are the engine, `collect` is its garbage collection.
 //!
 //! A region of 64 blocks is locked by its readers, or by its writer. One more lock is that of the map: it is held for
 //! look-ups and changes in memory, and while a checkpoint writes the tables, but not while data is read or written.
@@ -29,6 +29,7 @@ use crate::io_class::IoTag;
 
 mod check;
 mod checkpoint;
+mod collect;
 mod commit;
 mod fingerprint;
 mod index;
@@ -48,11 +49,13 @@ mod table;
 mod write;
 
 pub use check::{CheckReport, check};
+pub use collect::{Collected, Progress, Reread, Stage};
 pub use index::FingerprintIndex;
 pub use layout::{create, size_of_image};
 pub use options::{CreateOptions, Hints, OpenOptions, Unique, Verify};
 pub use stats::Stats;
 
+use checkpoint::Checkpoint;
 use commit::Commit;
 use index::Index;
 use journal::Journal;
@@ -85,6 +88,8 @@ struct Core {
     index: Mutex<Index>,
     /// What names the blocks that are remembered; nothing if none are.
     secret: Option<Secret>,
+    /// Held while free blocks are set aside. Who has found no others waits for it.
+    aside: Mutex<()>,
     /// The medium has failed in a way that leaves its content unknown: nothing is written any more.
     failed: AtomicBool,
     counters: Counters,
@@ -99,6 +104,13 @@ impl std::fmt::Debug for Idedup {
 // Nothing under these locks panics between two changes that belong together.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::from_io(Operation::Open, std::io::Error::other(error)))?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 impl Idedup {
@@ -119,16 +131,18 @@ impl Idedup {
         let remembered = options.hints.map_or(0, |hints| hints.remembered);
         let secret = if remembered > 0 { Some(Secret::draw()?) } else { None };
         let found = load::load(&*storage, &layout, remembered)?;
-        let mut index =
-            Index::new(Arc::clone(&storage), layout, options.index_memory, found.checkpoint.buckets.clone());
+        let Checkpoint { buckets, runs, filter, .. } = &found.checkpoint;
+        let mut index = Index::new(Arc::clone(&storage), layout, options.index_memory, buckets.clone(), runs);
         if !options.read_only {
+            let valid = |claim| found.state.is_valid(claim);
+            index.load(*filter, &valid)?;
             for (name, claim) in found.claims {
                 if index.is_full() {
-                    index.spill(index.mark(), &|claim| found.state.is_valid(claim))?;
+                    index.spill(index.mark(), &valid)?;
                 }
                 index.insert(name, claim);
             }
-            index.spill(index.mark(), &|claim| found.state.is_valid(claim))?;
+            index.spill(index.mark(), &valid)?;
         }
         let journal = Journal::new(load::ring(&layout), found.checkpoint.number, found.next);
         let commit = Commit { journal, checkpoint: found.checkpoint, freed: Vec::new(), done: 0 };
@@ -142,12 +156,13 @@ impl Idedup {
             begun: AtomicU64::new(0),
             index: Mutex::new(index),
             secret,
+            aside: Mutex::new(()),
             failed: AtomicBool::new(false),
             counters: Counters::default(),
         };
         count(&core.counters.recovered_without, found.left_out);
         if !options.read_only {
-            core.checkpoint(&mut lock(&core.commit))?;
+            core.checkpoint(&mut lock(&core.commit), 0)?;
         }
         Ok(Self { core })
     }
@@ -165,7 +180,10 @@ impl Idedup {
         self.core.commit(&mut commit)?;
         let mark = lock(&self.core.index).mark();
         self.core.spill(mark)?;
-        self.core.checkpoint(&mut commit)
+        // It was never used before, so no page of another time is known by it.
+        let stamp = random()? | 1;
+        lock(&self.core.index).store_filter(stamp)?;
+        self.core.checkpoint(&mut commit, stamp)
     }
 
     /// What was done since it was opened, and how much is stored.
@@ -178,9 +196,11 @@ impl Idedup {
             index_writes: index.writes,
             index_torn: index.torn,
             index_dropped: index.dropped,
+            index_merges: index.merges,
             mapped_blocks: state.mapped.into(),
             used_blocks: state.space.used().into(),
             free_blocks: state.space.free().into(),
+            map_memory_bytes: state.map_memory(),
             ..self.core.counters.stats()
         }
     }

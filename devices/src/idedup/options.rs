@@ -69,8 +69,9 @@ impl Default for Hints {
 pub struct OpenOptions {
     /// Nothing is written: an image that was not closed is recovered in memory.
     pub read_only: bool,
-    /// Bytes of memory for the index, at least 16 KiB: half of it at most is a filter, an eighth holds buckets, and
-    /// the rest what waits for its bucket.
+    /// Bytes of memory for the index, at least 16 KiB: half of it at most is a filter, an eighth holds pages, an eighth
+    /// what is known of runs, and the rest what waits for the next run. The filter that was stored is of use to who gives
+    /// the same.
     pub index_memory: usize,
     /// What is followed of the hints. Nothing: plain inline deduplication.
     pub hints: Option<Hints>,

@@ -13,6 +13,8 @@ pub(super) enum Kind {
     Journal,
     Table,
     Bucket,
+    Staged,
+    Filter,
 }
 
 impl Kind {
@@ -23,6 +25,8 @@ impl Kind {
             Self::Journal => b"iDjl",
             Self::Table => b"iDtb",
             Self::Bucket => b"iDbk",
+            Self::Staged => b"iDrn",
+            Self::Filter => b"iDfl",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Physical blocks: how many references each has, and which are free.
 
+use std::ops::Range;
+
 use super::table::{PER_PAGE, Table, WORDS};
 
 /// Instead of a number of references: given out, but nothing leads there yet, or nothing any more until that is durable.
@@ -17,6 +19,8 @@ pub(super) struct Space {
     physical: u32,
     /// Where to look next.
     next: u32,
+    /// Free blocks that are not given out for now, from 0 on.
+    aside: Range<u32>,
 }
 
 impl Space {
@@ -27,7 +31,15 @@ impl Space {
         if let (Some(last), rest @ 1..) = (free.last_mut(), physical % PER_PAGE) {
             *last = rest;
         }
-        Self { references: Table::new(physical), free, all_free: physical, used: 0, physical, next: 0 }
+        Self {
+            references: Table::new(physical),
+            free,
+            all_free: physical,
+            used: 0,
+            physical,
+            next: 0,
+            aside: 0..0,
+        }
     }
 
     /// Changes the number of references of a block, which was `old`.
@@ -60,6 +72,11 @@ impl Space {
             HELD => 0,
             count => count,
         }
+    }
+
+    /// Bytes of memory that they take.
+    pub(super) fn memory(&self) -> u64 {
+        self.references.memory() + (self.free.len() * size_of::<u32>()) as u64
     }
 
     pub(super) fn free(&self) -> u32 {
@@ -101,10 +118,17 @@ impl Space {
         let (mut at, mut wrapped) = (begin, false);
         loop {
             if at >= self.physical {
+                if wrapped {
+                    return None;
+                }
                 (at, wrapped) = (0, true);
             }
             if wrapped && at >= begin.max(1) {
                 return None;
+            }
+            if self.aside.contains(&at) {
+                at = self.aside.end;
+                continue;
             }
             let page = at as usize / WORDS;
             if self.free.get(page).is_none_or(|&free| free == 0) {
@@ -118,6 +142,36 @@ impl Space {
             }
             at += 1;
         }
+    }
+
+    /// Sets the next free blocks side by side aside, `most` of them at most, so that nobody is given one. `at` blocks are
+    /// passed over. Answers their numbers; nothing if there are no more.
+    pub(super) fn set_aside(&mut self, mut at: u32, most: u32) -> Option<Range<u32>> {
+        while at < self.physical && self.references.get(at) != 0 {
+            let page = at as usize / WORDS;
+            let full = self.free.get(page) == Some(&0);
+            at = if full { u32::try_from((page + 1) * WORDS).unwrap_or(u32::MAX) } else { at + 1 };
+        }
+        if at >= self.physical {
+            return None;
+        }
+        let (first, limit) = (at, at.saturating_add(most).min(self.physical));
+        while at < limit && self.references.get(at) == 0 {
+            // Where no page is, nothing has a reference.
+            at = self.references.skip(at + 1, limit);
+        }
+        self.aside = first..at;
+        Some(first + 1..at + 1)
+    }
+
+    /// What was set aside is free for all.
+    pub(super) fn end_aside(&mut self) {
+        self.aside = 0..0;
+    }
+
+    /// Blocks to pass over, from `at` of them on, before the next that may have references; `end` at most.
+    pub(super) fn skip(&self, at: u32, end: u32) -> u32 {
+        self.references.skip(at, end)
     }
 
     /// A block that is held is free.
@@ -138,19 +192,33 @@ mod tests {
 
     proptest! {
         #[test]
-        fn counts_as_a_map_does(steps in proptest::collection::vec((0..4u8, 0..64u32), 0..400), few in any::<bool>()) {
+        fn counts_as_a_map_does(steps in proptest::collection::vec((0..6u8, 0..64u32), 0..400), few in any::<bool>()) {
             let physical = if few { 5 } else { 1018 + 3 };
             let (mut space, mut counts, mut held) = (Space::new(physical), BTreeMap::new(), BTreeSet::new());
+            let mut aside = 1..1;
             for (what, which) in steps {
                 let any = |from: Vec<u32>| (!from.is_empty()).then(|| from[which as usize % from.len()]);
                 match what {
                     0 => match space.take(|_| true) {
                         Some(block) => {
                             prop_assert!((1..=physical).contains(&block) && !counts.contains_key(&block));
-                            prop_assert!(held.insert(block));
+                            prop_assert!(held.insert(block) && !aside.contains(&block));
                         }
-                        None => prop_assert_eq!(counts.len() + held.len(), physical as usize),
+                        None => prop_assert_eq!(counts.len() + held.len() + aside.len(), physical as usize),
                     },
+                    4 => {
+                        let free = |block: &u32| !counts.contains_key(block) && !held.contains(block);
+                        let first = (which + 1..=physical).find(free);
+                        let run = first.map(|first| {
+                            first..(first..=physical).take(40).take_while(free).last().unwrap_or(first) + 1
+                        });
+                        prop_assert_eq!(space.set_aside(which, 40), run.clone());
+                        aside = run.unwrap_or(aside);
+                    }
+                    5 => {
+                        space.end_aside();
+                        aside = 1..1;
+                    }
                     1 => if let Some(block) = any(held.iter().copied().collect()) {
                         held.remove(&block);
                         if which % 2 == 0 {

@@ -39,6 +39,11 @@ impl State {
         }
     }
 
+    /// Bytes of memory that the map takes, and what follows from it.
+    pub(super) fn map_memory(&self) -> u64 {
+        self.map.memory() + self.generations.memory() + self.space.memory()
+    }
+
     /// What is in a physical block now.
     pub(super) fn claim(&self, physical: u32) -> Claim {
         Claim { physical, generation: self.generations.get(physical.wrapping_sub(1)) }

@@ -12,20 +12,24 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
-            /// Buckets of the index that were read.
+            /// Pages of the index that were read: buckets, and runs by look-ups.
             pub index_reads: u64,
-            /// Buckets of the index that were written.
+            /// Pages of the index that were written: buckets and runs.
             pub index_writes: u64,
             /// Buckets that a crash had torn; they count as empty.
             pub index_torn: u64,
             /// Claims of the index that gave way in a full bucket.
             pub index_dropped: u64,
+            /// How often runs of claims were brought to their buckets.
+            pub index_merges: u64,
             /// Blocks of the disk that are not zeros.
             pub mapped_blocks: u64,
             /// Blocks that they take.
             pub used_blocks: u64,
             /// Blocks that could be taken now.
             pub free_blocks: u64,
+            /// Bytes of memory that the map, the generations and the references take. The index comes on top.
+            pub map_memory_bytes: u64,
         }
 
         /// [`Stats`] while they are counted.

@@ -70,6 +70,12 @@ impl Table {
         }
     }
 
+    /// Bytes of memory that the numbers take.
+    pub(super) fn memory(&self) -> u64 {
+        let there = self.pages.iter().flatten().count() * size_of::<[u32; WORDS]>();
+        (there + self.pages.len() * size_of::<Option<Box<[u32; WORDS]>>>()) as u64
+    }
+
     /// Pages that have changed.
     pub(super) fn dirty(&self) -> &BTreeSet<u32> {
         &self.dirty

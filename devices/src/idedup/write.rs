@@ -246,31 +246,33 @@ impl Core {
         Ok(None)
     }
 
-    /// Takes a free block for each that is new, all of them or none. If there are too few, those that wait for a flush
-    /// are made free by one.
+    /// Takes a free block for each that is new. If there are too few, those that wait for a flush are made free by one.
+    /// What was taken is in `places` also after an error.
     fn take_blocks(&self, fates: &[Fate], places: &mut [u32]) -> Result<()> {
-        for flushed in [false, true] {
-            let mut state = lock(&self.state);
-            for (place, _) in places
-                .iter_mut()
-                .zip(fates)
-                .filter(|(place, fate)| **place == 0 && matches!(fate, Fate::New(_)))
-            {
-                match state.take() {
-                    Some(physical) => *place = physical,
-                    None => break,
-                }
-            }
-            let is_missing = |(place, fate): (&u32, &Fate)| *place == 0 && matches!(fate, Fate::New(_));
-            if !places.iter().zip(fates).any(is_missing) {
-                return Ok(());
-            }
-            drop(state);
-            if !flushed {
-                self.make_durable()?;
-            }
+        if self.take_free(fates, places) {
+            return Ok(());
+        }
+        // Those that are set aside count, too.
+        let _aside = lock(&self.aside);
+        self.make_durable()?;
+        if self.take_free(fates, places) {
+            return Ok(());
         }
         Err(Error::new(ErrorKind::NoSpace, Operation::Write).because("all blocks are in use"))
+    }
+
+    /// Takes what is free now. Answers whether that was enough.
+    fn take_free(&self, fates: &[Fate], places: &mut [u32]) -> bool {
+        let mut state = lock(&self.state);
+        for (place, fate) in places.iter_mut().zip(fates) {
+            if *place == 0 && matches!(fate, Fate::New(_)) {
+                match state.take() {
+                    Some(physical) => *place = physical,
+                    None => return false,
+                }
+            }
+        }
+        true
     }
 
     /// Writes the blocks that were given places, side by side where the places are.

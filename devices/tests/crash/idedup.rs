@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use sky_devices::block::simulated::{SimulatedDisk, SimulatedOptions};
-use sky_devices::block::{BlockDevice, MemoryDisk, Storage};
-use sky_devices::idedup::{CreateOptions, Idedup as Engine, OpenOptions, Verify, check, create};
+use sky_devices::block::{BlockDevice, Geometry, MemoryDisk, Storage};
+use sky_devices::idedup::{CreateOptions, Idedup as Engine, OpenOptions, Reread, Verify, check, create};
+use sky_devices::io_class::IoTag;
 
 use super::subject::{Image, Outcome, Subject, said};
+use super::together::Crowded;
 
 /// iDedup images, made and opened in one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(super) enum Idedup {
     Collisions,
     /// Hardly more blocks than the disk has, and the shortest journal that there can be.
     Tight,
+    /// Garbage is collected now and then.
+    Collected,
 }
 
 const BLOCK: u64 = 4096;
@@ -33,6 +37,7 @@ impl Subject for Idedup {
             Self::SmallSectors => "idedup-small-sectors",
             Self::Collisions => "idedup-collisions",
             Self::Tight => "idedup-tight",
+            Self::Collected => "idedup-collected",
         }
     }
 
@@ -43,6 +48,10 @@ impl Subject for Idedup {
             }
             _ => SimulatedOptions::file(),
         }
+    }
+
+    fn has_chores(&self) -> bool {
+        *self == Self::Collected
     }
 
     fn takes_parent(&self) -> bool {
@@ -66,15 +75,7 @@ impl Subject for Idedup {
     }
 
     fn open(&self, disk: &Arc<SimulatedDisk>, _parent: Option<&Arc<MemoryDisk>>) -> Outcome<Box<dyn Image>> {
-        let options = OpenOptions {
-            // Every now and then claims go to their buckets.
-            index_memory: 16 << 10,
-            hints: if *self == Self::Tight { None } else { OpenOptions::default().hints },
-            ..OpenOptions::default()
-        };
-        let image = Engine::open(Arc::clone(disk) as Arc<dyn Storage>, options).map_err(said)?;
-        let mirror = image.geometry().size / 2;
-        Ok(Box::new(IdedupImage { image, mirror }))
+        Ok(Box::new(self.mirrored(Arc::clone(disk) as Arc<dyn Storage>)?))
     }
 
     fn check(&self, disk: &Arc<SimulatedDisk>, _parent: bool) -> Outcome<()> {
@@ -110,37 +111,118 @@ impl Subject for Idedup {
     }
 }
 
-struct IdedupImage {
+impl Idedup {
+    fn mirrored(&self, storage: Arc<dyn Storage>) -> Outcome<IdedupImage> {
+        let options = OpenOptions {
+            // Every now and then claims go to their buckets.
+            index_memory: 16 << 10,
+            hints: if *self == Self::Tight { None } else { OpenOptions::default().hints },
+            ..OpenOptions::default()
+        };
+        let image = Engine::open(storage, options).map_err(said)?;
+        let mirror = image.geometry().size / 2;
+        Ok(IdedupImage { image, mirror })
+    }
+}
+
+impl Crowded for Idedup {
+    type Engine = IdedupImage;
+
+    fn copies(&self) -> u64 {
+        2
+    }
+
+    fn engine(
+        &self,
+        storage: Arc<dyn Storage>,
+        _backing: Option<Arc<dyn BlockDevice>>,
+        _seed: u64,
+    ) -> Outcome<IdedupImage> {
+        self.mirrored(storage)
+    }
+
+    fn alongside(&self, image: &IdedupImage, seed: u64) -> Outcome<()> {
+        if self.has_chores() { (0..3).try_for_each(|more| Image::chore(image, seed + more)) } else { Ok(()) }
+    }
+
+    /// What was counted while threads came and went is what is counted from the map.
+    fn afterwards(&self, image: &IdedupImage, disk: &Arc<SimulatedDisk>) -> Outcome<()> {
+        image.image.flush().map_err(said)?;
+        let (stats, report) =
+            (image.image.stats(), check(&(Arc::clone(disk) as Arc<dyn Storage>)).map_err(said)?);
+        let live = (stats.mapped_blocks, stats.used_blocks, stats.free_blocks);
+        let counted = (report.mapped_blocks, report.used_blocks, report.free_blocks);
+        if live == counted { Ok(()) } else { Err(format!("{live:?}, but {counted:?}")) }
+    }
+}
+
+/// Both disks as one device, where every change goes to both.
+impl BlockDevice for IdedupImage {
+    fn geometry(&self) -> Geometry {
+        self.image.geometry()
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8], tags: &[IoTag]) -> sky_devices::block::Result<()> {
+        self.image.read(offset, buffer, tags)
+    }
+
+    fn write(&self, offset: u64, data: &[u8], tags: &[IoTag]) -> sky_devices::block::Result<()> {
+        self.twice(|from| self.image.write(from + offset, data, tags))
+    }
+
+    fn flush(&self) -> sky_devices::block::Result<()> {
+        self.image.flush()
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> sky_devices::block::Result<()> {
+        self.twice(|from| self.image.discard(from + offset, length))
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> sky_devices::block::Result<()> {
+        self.twice(|from| self.image.write_zeroes(from + offset, length, unmap))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct IdedupImage {
     image: Engine,
     /// Where the copy of the disk begins.
     mirror: u64,
 }
 
 impl IdedupImage {
-    fn twice(&self, change: impl Fn(u64) -> sky_devices::block::Result<()>) -> Outcome<()> {
-        change(0).and_then(|()| change(self.mirror)).map_err(said)
+    fn twice(
+        &self,
+        change: impl Fn(u64) -> sky_devices::block::Result<()>,
+    ) -> sky_devices::block::Result<()> {
+        change(0).and_then(|()| change(self.mirror))
     }
 }
 
 impl Image for IdedupImage {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Outcome<()> {
-        self.image.read(offset, buffer, &[]).map_err(said)
+        BlockDevice::read(self, offset, buffer, &[]).map_err(said)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Outcome<()> {
-        self.twice(|from| self.image.write(from + offset, data, &[]))
+        BlockDevice::write(self, offset, data, &[]).map_err(said)
     }
 
     fn flush(&self) -> Outcome<()> {
-        self.image.flush().map_err(said)
+        BlockDevice::flush(self).map_err(said)
     }
 
     fn discard(&self, offset: u64, length: u64) -> Outcome<()> {
-        self.twice(|from| self.image.discard(from + offset, length))
+        BlockDevice::discard(self, offset, length).map_err(said)
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Outcome<()> {
-        self.twice(|from| self.image.write_zeroes(from + offset, length, unmap))
+        BlockDevice::write_zeroes(self, offset, length, unmap).map_err(said)
+    }
+
+    fn chore(&self, number: u64) -> Outcome<()> {
+        let how = [Reread::Nothing, Reread::Unnamed, Reread::Everything][(number % 3) as usize];
+        self.image.collect(how, &mut |_| true).map(|_| ()).map_err(said)
     }
 
     fn close(self: Box<Self>) -> Outcome<()> {

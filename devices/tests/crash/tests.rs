@@ -53,6 +53,7 @@ fn subjects() -> Vec<Box<dyn Subject>> {
         Box::new(Idedup::SmallSectors),
         Box::new(Idedup::Collisions),
         Box::new(Idedup::Tight),
+        Box::new(Idedup::Collected),
         Box::new(Qcow2),
         Box::new(Toy::Nothing),
     ];
@@ -154,6 +155,11 @@ fn idedup_passes_where_fingerprints_collide() {
 #[test]
 fn idedup_passes_where_blocks_are_few_and_checkpoints_many() {
     try_hard(&Idedup::Tight, effort(1));
+}
+
+#[test]
+fn idedup_passes_whenever_garbage_is_collected() {
+    try_hard(&Idedup::Collected, effort(1));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use sky_devices::block::{BlockDevice, MemoryDisk, Result, Storage, StorageProper
 use sky_devices::selfie::{OpenOptions, Selfie as Engine};
 
 use super::content::{Content, Kind, SECTOR};
+use super::idedup::Idedup;
 use super::model::{Change, Event, Model, What};
 use super::selfie::Selfie;
 use super::subject::{Outcome, Subject, said};
@@ -21,6 +22,47 @@ const THREADS: u64 = 4;
 const STEPS: usize = 24;
 /// Sectors of the disk: sixteen clusters and a bit.
 const SECTORS: u64 = 2051;
+
+/// A format whose images several threads work with.
+pub(super) trait Crowded: Subject {
+    type Engine: BlockDevice;
+
+    /// The disk is in the image so many times, one copy behind the other. Changes go to all of them.
+    fn copies(&self) -> u64 {
+        1
+    }
+
+    fn engine(
+        &self,
+        storage: Arc<dyn Storage>,
+        backing: Option<Arc<dyn BlockDevice>>,
+        seed: u64,
+    ) -> Outcome<Self::Engine>;
+
+    /// What is done beside the threads.
+    fn alongside(&self, _image: &Self::Engine, _seed: u64) -> Outcome<()> {
+        Ok(())
+    }
+
+    /// What is looked at when the threads have ended, before the image is dropped as a killed process drops it.
+    fn afterwards(&self, _image: &Self::Engine, _disk: &Arc<SimulatedDisk>) -> Outcome<()> {
+        Ok(())
+    }
+}
+
+impl Crowded for Selfie {
+    type Engine = Engine;
+
+    fn engine(
+        &self,
+        storage: Arc<dyn Storage>,
+        backing: Option<Arc<dyn BlockDevice>>,
+        seed: u64,
+    ) -> Outcome<Engine> {
+        let options = OpenOptions { background: !seed.is_multiple_of(3), ..OpenOptions::default() };
+        Engine::open(storage, options, backing).map_err(said)
+    }
+}
 
 /// A disk that now and then lets another thread go first.
 #[derive(Debug)]
@@ -94,7 +136,7 @@ fn owner(sector: u64, unit: u64) -> u64 {
 }
 
 impl Owner {
-    fn work(&mut self, image: &Engine, disk: &SimulatedDisk) -> Outcome<()> {
+    fn work(&mut self, image: &impl BlockDevice, disk: &SimulatedDisk) -> Outcome<()> {
         for _ in 0..STEPS {
             // One of its turns, and a part of it.
             let turns = SECTORS.div_ceil(self.unit).div_ceil(THREADS);
@@ -111,7 +153,13 @@ impl Owner {
         Ok(())
     }
 
-    fn step(&mut self, image: &Engine, disk: &SimulatedDisk, sector: u64, count: u64) -> Outcome<()> {
+    fn step(
+        &mut self,
+        image: &impl BlockDevice,
+        disk: &SimulatedDisk,
+        sector: u64,
+        count: u64,
+    ) -> Outcome<()> {
         let (offset, length) = (sector * SECTOR as u64, count * SECTOR as u64);
         let mut bytes = vec![0; count as usize * SECTOR];
         let begin = disk.position();
@@ -146,17 +194,15 @@ impl Owner {
 }
 
 /// One image, worked with by all threads at once, and crashes at every moment of that. Answers how many there were.
-fn round(subject: Selfie, seed: u64, choices: usize) -> Outcome<u64> {
+fn round(subject: &impl Crowded, seed: u64, choices: usize) -> Outcome<u64> {
     let unit = [1, 8, 24, 128][(seed % 4) as usize];
-    let parent = (seed + seed / 2) % 2 == 1;
+    let parent = subject.takes_parent() && (seed + seed / 2) % 2 == 1;
     let made = subject.made(SECTORS * SECTOR as u64, parent)?;
     let first = made.position();
     let fresh = Model::new(SECTORS, parent);
     let below: Option<&Arc<MemoryDisk>> = fresh.parent();
     let storage = Arc::new(Restless { disk: Arc::clone(&made), calls: AtomicU64::new(0), seed });
-    let options = OpenOptions { background: !seed.is_multiple_of(3), ..OpenOptions::default() };
-    let backing = below.map(|below| Arc::clone(below) as Arc<dyn BlockDevice>);
-    let image = Engine::open(storage, options, backing).map_err(said)?;
+    let image = subject.engine(storage, backing(below), seed)?;
     let mut owners: Vec<Owner> = (0..THREADS)
         .map(|number| Owner {
             number,
@@ -171,8 +217,10 @@ fn round(subject: Selfie, seed: u64, choices: usize) -> Outcome<u64> {
         let (image, disk) = (&image, &*made);
         let working: Vec<_> =
             owners.iter_mut().map(|owner| scope.spawn(move || owner.work(image, disk))).collect();
+        subject.alongside(image, seed)?;
         working.into_iter().try_for_each(|thread| thread.join().unwrap())
     })?;
+    subject.afterwards(&image, &made)?;
     drop(image);
     let history = made.history();
     let mut known: Vec<(Model, usize)> = owners.iter().map(|_| (fresh.clone(), 0)).collect();
@@ -195,33 +243,51 @@ fn round(subject: Selfie, seed: u64, choices: usize) -> Outcome<u64> {
     Ok(states)
 }
 
+fn backing(below: Option<&Arc<MemoryDisk>>) -> Option<Arc<dyn BlockDevice>> {
+    below.map(|below| Arc::clone(below) as Arc<dyn BlockDevice>)
+}
+
 /// Opens what a crash has left, and looks at every sector.
 fn crashed(
-    subject: Selfie,
+    subject: &impl Crowded,
     disk: Arc<SimulatedDisk>,
     below: Option<&Arc<MemoryDisk>>,
     known: &[(Model, usize)],
     unit: u64,
 ) -> Outcome<()> {
-    let image = subject.open(&disk, below)?;
+    let image = subject.engine(Arc::clone(&disk) as _, backing(below), 0)?;
+    let span = image.geometry().size / subject.copies();
     let mut bytes = vec![0; SECTORS as usize * SECTOR];
-    image.read(0, &mut bytes)?;
-    for (sector, bytes) in (0..).zip(bytes.chunks(SECTOR)) {
-        known[owner(sector, unit) as usize].0.check_crashed(sector, bytes)?;
+    for copy in 0..subject.copies() {
+        image.read(copy * span, &mut bytes, &[]).map_err(said)?;
+        for (sector, bytes) in (0..).zip(bytes.chunks(SECTOR)) {
+            let owner = &known[owner(sector, unit) as usize].0;
+            owner.check_crashed(sector, bytes).map_err(|error| format!("copy {copy}: {error}"))?;
+        }
     }
     drop(image);
     subject.check(&disk, below.is_some())
 }
 
+fn crowd(subject: &impl Crowded, rounds: u64) {
+    let (rounds, choices) = if super::tests::nightly() { (60, 12) } else { (rounds, 3) };
+    let mut states = 0;
+    for seed in 0..rounds {
+        states += round(subject, seed, choices)
+            .unwrap_or_else(|error| panic!("{}, round {seed}: {error}", subject.name()));
+    }
+    println!("{} with {THREADS} threads: {states} crash states", subject.name());
+}
+
 #[test]
 fn selfie_passes_whoever_comes_first() {
-    let (rounds, choices) = if super::tests::nightly() { (60, 12) } else { (4, 3) };
-    for subject in [Selfie::Embedded, Selfie::Worn] {
-        let mut states = 0;
-        for seed in 0..rounds {
-            states += round(subject, seed, choices)
-                .unwrap_or_else(|error| panic!("{}, round {seed}: {error}", subject.name()));
-        }
-        println!("{} with {THREADS} threads: {states} crash states", subject.name());
-    }
+    crowd(&Selfie::Embedded, 4);
+    crowd(&Selfie::Worn, 4);
+}
+
+#[test]
+fn idedup_passes_whoever_comes_first() {
+    crowd(&Idedup::Fingerprints, 2);
+    crowd(&Idedup::Collisions, 2);
+    crowd(&Idedup::Collected, 2);
 }

@@ -7,14 +7,15 @@ use std::sync::{Arc, OnceLock};
 use proptest::prelude::*;
 use sky_devices::block::simulated::{SimulatedDisk, SimulatedOptions};
 use sky_devices::block::{BlockDevice, Storage};
-use sky_devices::idedup::{CreateOptions, Idedup, OpenOptions, check};
+use sky_devices::idedup::{CreateOptions, Idedup, OpenOptions, Reread, check};
 
 use super::disk::{BLOCK, blocks, cases, made, open};
 use super::memory;
 
 const B: u64 = BLOCK as u64;
-/// Of an image this small, by docs/idedup-format.md: superblocks, checkpoints, the journal, tables, buckets.
-const METADATA: u64 = 2 + 2 + 16 + 4 * 2 + 20;
+/// Of an image this small, by docs/idedup-format.md: superblocks, checkpoints, the journal, tables, buckets, runs and the
+/// filter.
+const METADATA: u64 = 2 + 2 + 16 + 3 * 2 + 18 + 4 + 1;
 /// For tables of what 64 TiB of holes may be: the pages of tables and the states of their slots, three times.
 const MEMORY: usize = 512 << 20;
 
@@ -57,6 +58,9 @@ fn run(disk: SimulatedDisk) -> bool {
             let _ = image.write(at, &content[..content.len().min(BLOCK + 512)], &[]);
         }
         let _ = image.flush();
+        // An image of any size has any number of free blocks.
+        let mut steps = 0..100;
+        let _ = image.collect(Reread::Unnamed, &mut |_| steps.next().is_some());
         let _ = image.discard(0, size);
         let _ = image.write(0, &content, &[]);
         let _ = image.close();

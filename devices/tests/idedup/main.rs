@@ -6,10 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod any_bytes;
+mod collect;
 mod disk;
 mod hints;
 #[path = "../any_bytes/memory.rs"]
 mod memory;
 mod model;
+mod opening;
 mod space;
 mod together;

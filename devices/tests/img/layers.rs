@@ -67,6 +67,35 @@ fn a_damaged_block_is_found() {
 }
 
 #[test]
+fn garbage_is_collected() {
+    for format in [Format::Raw, Format::Selfie] {
+        let folder = Folder::new();
+        folder.sky_img_ok(&format!("create -f {format} --dedup a.img 64M"));
+        let disk = open(&folder, "a.img", format, &[("layers", "dedup")]);
+        disk.write(0, &noise(1 << 20), &[]).unwrap();
+        disk.close().unwrap();
+        // A crash with a write that was not flushed.
+        let disk = open(&folder, "a.img", format, &[("layers", "dedup")]);
+        disk.write(8 * MIB, &noise(1 << 20).iter().map(|byte| !byte).collect::<Vec<_>>(), &[]).unwrap();
+        drop(disk);
+        let collect =
+            |how: &str| folder.sky_img_ok(&format!("dedup gc{how} --json -f {format} a.img")).json();
+        let blocks = MIB / (4 * KIB);
+        assert_eq!(collect(" --quick")["claimed_blocks"], 0);
+        assert_eq!(collect(" --rebuild")["claimed_blocks"], blocks);
+        let collected = collect("");
+        assert_eq!((&collected["void_claims"], &collected["claimed_blocks"]), (&0.into(), &0.into()));
+        assert_eq!(collected["given_back_blocks"], 64 * blocks + 64 * blocks / 64 + 1024 - blocks);
+        let report = folder.sky_img_ok(&format!("dedup check --json -f {format} a.img")).json();
+        assert_eq!((&report["valid_claims"], &report["mapped_blocks"]), (&blocks.into(), &blocks.into()));
+        let told = folder.sky_img(&format!("dedup gc --progress --rebuild -f {format} a.img"));
+        assert!(told.status == 0 && told.stderr.contains("data: 100%"), "{}", told.stderr);
+        let refused = folder.sky_img(&format!("dedup gc --quick --rebuild -f {format} a.img"));
+        assert_eq!(refused.status, 2);
+    }
+}
+
+#[test]
 fn a_cache_is_shown_and_emptied() {
     let folder = Folder::new();
     folder.sky_img_ok("create -f selfie a.img 64M");

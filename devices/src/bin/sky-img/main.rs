@@ -94,7 +94,7 @@ fn main() -> ExitCode {
         Command::Compare(command) => command.run(output, &stop),
         Command::Dump(command) => command.run(output),
         Command::Bench(command) => command.run(output, &stop),
-        Command::Dedup(command) => command.run(output),
+        Command::Dedup(command) => command.run(output, &stop),
         Command::Cache(command) => command.run(output),
         Command::Serve(command) => command.run(output),
     };

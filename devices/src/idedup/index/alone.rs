@@ -23,7 +23,7 @@ impl FingerprintIndex {
         let layout = Layout::of_index(entries)?;
         storage.grow(layout.index_end())?;
         let written = vec![0; usize::try_from(layout.buckets.div_ceil(8)).unwrap_or(usize::MAX)];
-        let index = Index::new(Arc::clone(&storage), layout, memory, written);
+        let index = Index::new(Arc::clone(&storage), layout, memory, written, &[]);
         Ok(Self { storage, index })
     }
 
@@ -33,8 +33,11 @@ impl FingerprintIndex {
     /// The medium failed.
     pub fn with_memory(mut self, memory: usize) -> Result<Self> {
         self.make_durable()?;
+        let runs: Vec<_> = self.index.staged_at().collect();
         let Index { layout, written, .. } = self.index;
-        Ok(Self { index: Index::new(Arc::clone(&self.storage), layout, memory, written), ..self })
+        let mut index = Index::new(Arc::clone(&self.storage), layout, memory, written, &runs);
+        index.load(0, &|_| true)?;
+        Ok(Self { index, ..self })
     }
 
     /// Says which block has the content of a fingerprint.
@@ -43,15 +46,28 @@ impl FingerprintIndex {
     /// The medium failed.
     pub fn insert(&mut self, fingerprint: [u8; 32], block: u32) -> Result<()> {
         self.index.insert(Fingerprint(fingerprint), Claim { physical: block, generation: 1 });
-        if self.index.is_full() { self.index.spill(self.index.mark(), &|_| true) } else { Ok(()) }
+        if self.index.is_full() {
+            self.index.spill(self.index.mark(), &|_| true)?;
+        }
+        Ok(())
     }
 
-    /// Puts everything where it belongs and makes it durable.
+    /// Makes everything durable.
     ///
     /// # Errors
     /// The medium failed.
     pub fn make_durable(&mut self) -> Result<()> {
         self.index.spill(self.index.mark(), &|_| true)?;
+        self.storage.sync()
+    }
+
+    /// Puts everything in its bucket.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub fn settle(&mut self) -> Result<()> {
+        self.make_durable()?;
+        self.index.settle(&|_| true)?;
         self.storage.sync()
     }
 

@@ -1,4 +1,4 @@
-//! A bucket of the index: what lies in one page of it.
+//! What lies in a bucket of the index, and in a page of a run.
 
 use super::super::fingerprint::Fingerprint;
 use super::super::layout::bucket_capacity;
@@ -27,11 +27,17 @@ pub(super) fn entries(verify: Verify, page: &[u8]) -> impl Iterator<Item = (Fing
     })
 }
 
+/// What a page claims of a fingerprint.
+pub(super) fn find(verify: Verify, page: &[u8], name: &Fingerprint) -> Option<Claim> {
+    entries(verify, page).find(|(found, _)| found == name).map(|(_, claim)| claim)
+}
+
 /// A page that holds the last of `entries` that it has room for.
 pub(super) fn encode(
     verify: Verify,
+    kind: Kind,
     identity: Identity,
-    bucket: u64,
+    number: u64,
     entries: &[(Fingerprint, Claim)],
 ) -> Vec<u8> {
     let kept = &entries[entries.len().saturating_sub(bucket_capacity(verify))..];
@@ -44,6 +50,6 @@ pub(super) fn encode(
         page.extend_from_slice(&claim.generation.to_le_bytes());
     }
     page.resize(BLOCK, 0);
-    page::seal(Kind::Bucket, identity, bucket, &mut page);
+    page::seal(kind, identity, number, &mut page);
     page
 }

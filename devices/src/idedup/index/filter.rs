@@ -2,9 +2,7 @@
 //! that is in memory. So what a bucket forgets the filter forgets, too.
 
 use super::super::fingerprint::Fingerprint;
-
-/// More bits for each entry than this help little.
-const MOST_BITS: usize = 16;
+use super::super::layout::most_filter;
 
 #[derive(Debug)]
 pub(super) struct Filter {
@@ -24,8 +22,7 @@ impl Filter {
     /// For `buckets` buckets that get `load` entries each, in `memory` bytes at most. The filter of a bucket that is not
     /// `written` is right: it is empty.
     pub(super) fn new(buckets: u64, load: usize, memory: usize, written: &[u8]) -> Self {
-        let most = (load * MOST_BITS).div_ceil(64) * 8;
-        let segment = (memory / index(buckets).max(1)).min(most);
+        let segment = (memory / index(buckets).max(1)).min(most_filter(load));
         // The best number of hashes: bits for each entry times ln 2.
         let hashes = (segment * 8 * 7).div_ceil(load.max(1) * 10).clamp(1, 8);
         Self {
@@ -39,6 +36,37 @@ impl Filter {
     /// Bytes that it takes, those of what is known apart.
     pub(super) fn bytes(&self) -> usize {
         self.bits.len()
+    }
+
+    /// Bytes of the filter of one bucket.
+    pub(super) fn segment(&self) -> usize {
+        self.segment
+    }
+
+    /// Puts the filters of `count` buckets from `first` on into `bytes`: a bit for each that is right, then the filters.
+    pub(super) fn save(&self, first: u64, count: u64, bytes: &mut [u8]) {
+        let (known, filters) = bytes.split_at_mut(index(count.div_ceil(8)).min(bytes.len()));
+        let parts = self.bits.chunks_exact(self.segment.max(1)).skip(index(first));
+        for (at, (bytes, part)) in filters.chunks_exact_mut(self.segment.max(1)).zip(parts).enumerate() {
+            if at < index(count) && self.is_known(first + at as u64) {
+                known[at / 8] |= 1 << (at % 8);
+                bytes.copy_from_slice(part);
+            }
+        }
+    }
+
+    /// Takes what [`save`](Self::save) has put there.
+    pub(super) fn restore(&mut self, first: u64, count: u64, bytes: &[u8]) {
+        let (known, filters) = bytes.split_at(index(count.div_ceil(8)).min(bytes.len()));
+        let parts = self.bits.chunks_exact_mut(self.segment.max(1)).skip(index(first));
+        for (at, (bytes, part)) in filters.chunks_exact(self.segment.max(1)).zip(parts).enumerate() {
+            if at < index(count) && known[at / 8] >> (at % 8) & 1 == 1 {
+                part.copy_from_slice(bytes);
+                let bucket = first + at as u64;
+                let byte = self.known.get_mut(index(bucket / 8));
+                byte.into_iter().for_each(|byte| *byte |= 1 << (bucket % 8));
+            }
+        }
     }
 
     fn positions(&self, name: &Fingerprint) -> impl Iterator<Item = usize> + use<> {

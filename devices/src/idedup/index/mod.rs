@@ -1,19 +1,20 @@
 //! The index of fingerprints, on the medium and larger than its memory.
 //!
 //! ```text
-//!   find ──▶ waiting claims ──▶ filter ──▶ bucket pages in memory ──▶ one read of 4 KiB
-//!   insert ─▶ waiting claims ──spill──▶ buckets, in their order
+//!   find ──▶ waiting claims ──▶ filters of runs ──▶ filter ──▶ pages in memory ──▶ one read of 4 KiB
+//!   insert ─▶ waiting claims ──spill──▶ a run ──merge──▶ buckets, in their order
 //! ```
 //!
 //! It is a hint: what it loses is a duplicate that is not found. But it never makes a claim that is neither true nor
 //! refuted by the block's generation, so a claim may wait here until the journal has made it durable.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::checkpoint::{MOST_STAGED, StagedAt};
 use super::fingerprint::Fingerprint;
-use super::layout::{Layout, bucket_capacity};
+use super::layout::{Layout, bucket_capacity, bucket_load};
 use super::lru::Lru;
 use super::page::{self, BLOCK, Kind};
 use crate::block::{Result, Storage};
@@ -21,23 +22,33 @@ use crate::block::{Result, Storage};
 mod alone;
 mod bucket;
 mod filter;
+mod merge;
+mod staged;
+mod stored;
+mod sweep;
 
 pub use alone::FingerprintIndex;
 pub(super) use bucket::Claim;
 use filter::Filter;
+use staged::Staged;
+pub(super) use sweep::Swept;
 
 /// Buckets that are changed at once. Their pages come on top of the memory, so they are fewer where that is small.
 const BATCH: RangeInclusive<usize> = 32..=256;
 /// One byte in so many of the memory may come on top for them.
 const BATCH_PART: usize = 16;
-/// So many buckets between two that are changed are written too, as they are: a request takes longer than they do.
-const GAP: u64 = 4;
 /// Bytes of memory that a waiting claim takes, about.
 const WAITING: usize = 80;
 /// The same of a page, with what is known of it.
 const PAGE: usize = BLOCK + 96;
 /// One byte in so many of the memory is for pages. Few fingerprints are looked up twice.
 const PAGES: usize = 8;
+/// One byte in so many is for what is known of runs.
+const STAGED: usize = 8;
+/// Pages of runs are remembered beside those of buckets, under numbers that these do not have.
+const OF_RUN: u64 = 1 << 63;
+/// Pages of one run at most.
+const LONGEST: u64 = 1 << 24;
 const LEAST_MEMORY: usize = 16 << 10;
 
 /// Where a question was answered.
@@ -62,36 +73,8 @@ pub(super) struct IndexCounts {
     pub(super) torn: u64,
     /// Claims that gave way because their bucket was full.
     pub(super) dropped: u64,
-}
-
-/// Claims that go to one bucket, oldest first, with their serials.
-#[derive(Debug)]
-struct Group {
-    bucket: u64,
-    claims: Vec<(u64, Fingerprint, Claim)>,
-}
-
-/// Buckets side by side, with their pages.
-struct Run {
-    first: u64,
-    pages: Vec<u8>,
-}
-
-impl Run {
-    /// The bucket behind the last.
-    fn end(&self) -> u64 {
-        self.first + (self.pages.len() / BLOCK) as u64
-    }
-
-    /// Grows up to a bucket.
-    fn reach(&mut self, bucket: u64) {
-        let more = usize::try_from((bucket + 1).saturating_sub(self.end())).unwrap_or(0);
-        self.pages.resize(self.pages.len() + more * BLOCK, 0);
-    }
-
-    fn buckets(&mut self) -> impl Iterator<Item = (u64, &mut [u8])> {
-        (self.first..).zip(self.pages.chunks_exact_mut(BLOCK))
-    }
+    /// How often runs were brought to the buckets.
+    pub(super) merges: u64,
 }
 
 #[derive(Debug)]
@@ -105,6 +88,12 @@ pub(super) struct Index {
     batch: usize,
     /// Claims that were ever inserted.
     serial: u64,
+    /// Runs, oldest first.
+    staged: Vec<Staged>,
+    /// Bytes of memory for what is known of them.
+    staged_memory: usize,
+    /// What the next run is numbered.
+    next_run: u64,
     filter: Filter,
     pages: Lru<u64, Vec<u8>>,
     /// A bit for each bucket that was ever written.
@@ -113,23 +102,51 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// The index of an image, of which the `written` buckets hold something, in `memory` bytes.
-    pub(super) fn new(storage: Arc<dyn Storage>, layout: Layout, memory: usize, written: Vec<u8>) -> Self {
+    /// The index of an image, of which the `written` buckets hold something, and these runs, in `memory` bytes.
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        layout: Layout,
+        memory: usize,
+        written: Vec<u8>,
+        runs: &[StagedAt],
+    ) -> Self {
         let memory = memory.max(LEAST_MEMORY);
-        let load = bucket_capacity(layout.verify) * 7 / 10;
-        let filter = Filter::new(layout.buckets, load, memory / 2, &written);
+        let filter = Filter::new(layout.buckets, bucket_load(layout.verify), memory / 2, &written);
+        let staged_memory = memory / STAGED;
         Self {
             storage,
             layout,
             waiting: BTreeMap::new(),
-            most_waiting: (memory - memory / PAGES - filter.bytes()) / WAITING,
+            most_waiting: (memory - memory / PAGES - staged_memory - filter.bytes()) / WAITING,
             batch: (memory / BATCH_PART / BLOCK).clamp(*BATCH.start(), *BATCH.end()),
             serial: 0,
+            staged: runs.iter().map(|at| Staged::unread(*at)).collect(),
+            staged_memory,
+            next_run: runs.iter().map(|at| at.serial + 1).max().unwrap_or(0),
             filter,
             pages: Lru::new((memory / PAGES / PAGE).max(1)),
             written,
             counts: IndexCounts::default(),
         }
+    }
+
+    /// Reads what look-ups need of runs, and the filter that was stored with this stamp; 0 is none. Runs that its memory
+    /// has no room for are brought to their buckets, where the claims that are no longer `valid` make room.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub(super) fn load(&mut self, stamp: u64, valid: &dyn Fn(Claim) -> bool) -> Result<()> {
+        if stamp != 0 {
+            self.restore_filter(stamp)?;
+        }
+        let pages = self.staged_at().map(|at| at.pages).sum();
+        if Staged::memory(&self.layout, pages) > self.staged_memory {
+            return self.settle(valid);
+        }
+        for staged in &mut self.staged {
+            *staged = Staged::read(&*self.storage, &self.layout, staged.at)?;
+        }
+        Ok(())
     }
 
     fn bucket_of(&self, name: &Fingerprint) -> u64 {
@@ -147,11 +164,16 @@ impl Index {
         &self.written
     }
 
+    /// Where its runs are, oldest first.
+    pub(super) fn staged_at(&self) -> impl Iterator<Item = StagedAt> + '_ {
+        self.staged.iter().map(|staged| staged.at)
+    }
+
     pub(super) fn counts(&self) -> IndexCounts {
         self.counts
     }
 
-    /// What is claimed of a fingerprint, and who says so. At most one bucket is read.
+    /// What is claimed of a fingerprint, and who says so. One page is read, and one of a run in vain now and then.
     ///
     /// # Errors
     /// The medium failed.
@@ -159,21 +181,36 @@ impl Index {
         if let Some((_, claim)) = self.waiting.get(name) {
             return Ok((Some(*claim), Answered::Waiting));
         }
+        let mut by = Answered::Filter;
+        for run in (0..self.staged.len()).rev() {
+            let Some(place) = self.staged[run].may_have(name) else { continue };
+            if !self.pages.has(&(OF_RUN | place)) {
+                let mut page = vec![0; BLOCK];
+                self.storage.read(self.layout.staged_place(place), &mut page)?;
+                self.counts.reads += 1;
+                self.pages.insert(OF_RUN | place, page);
+                by = Answered::Disk;
+            }
+            by = if by == Answered::Filter { Answered::Cache } else { by };
+            let page = self.pages.get(&(OF_RUN | place));
+            let claim = page.and_then(|page| self.staged[run].find(&self.layout, place, page, name));
+            if claim.is_some() {
+                return Ok((claim, by));
+            }
+        }
         let bucket = self.bucket_of(name);
         if !self.is_written(bucket) || !self.filter.may_have(bucket, name) {
-            return Ok((None, Answered::Filter));
+            return Ok((None, by));
         }
         let verify = self.layout.verify;
-        let find = |page: &[u8]| {
-            bucket::entries(verify, page).find(|(found, _)| found == name).map(|(_, claim)| claim)
-        };
         if let Some(page) = self.pages.get(&bucket) {
-            return Ok((find(page), Answered::Cache));
+            let by = if by == Answered::Filter { Answered::Cache } else { by };
+            return Ok((bucket::find(verify, page, name), by));
         }
         let mut page = vec![0; BLOCK];
         self.storage.read(self.layout.bucket_place(bucket), &mut page)?;
         self.arrived(bucket, &mut page);
-        let claim = find(&page);
+        let claim = bucket::find(verify, &page, name);
         self.pages.insert(bucket, page);
         Ok((claim, Answered::Disk))
     }
@@ -206,128 +243,63 @@ impl Index {
         self.serial
     }
 
-    /// Puts the waiting claims up to `mark` into their buckets, where the claims that are no longer `valid` make room.
+    /// Puts the waiting claims up to `mark` on the medium, as a run, or with all runs into their buckets, where the claims
+    /// that are no longer `valid` make room. Answers whether buckets have changed: then the place of the runs is to be
+    /// used again, and the checkpoint that knows these has to be written anew.
     ///
     /// # Errors
-    /// The medium failed. What is in no bucket waits on, but no longer than there is memory for.
-    pub(super) fn spill(&mut self, mark: u64, valid: &dyn Fn(Claim) -> bool) -> Result<()> {
+    /// The medium failed. What is not on it waits on, but no longer than there is memory for.
+    pub(super) fn spill(&mut self, mark: u64, valid: &dyn Fn(Claim) -> bool) -> Result<bool> {
         self.waiting.retain(|_, (_, claim)| valid(*claim));
-        let mut done = Bound::Unbounded;
-        loop {
-            let (groups, last) = self.groups(done, mark);
-            let Some(last) = last else { return Ok(()) };
-            let result = self.spill_some(&groups, valid);
-            if result.is_err() && self.is_full() {
-                self.waiting.clear();
-            }
-            result?;
-            done = Bound::Excluded(last);
-        }
-    }
-
-    /// The next claims up to `mark`, those of [`batch`](Self::batch) buckets at most, and the last of them.
-    fn groups(&self, behind: Bound<Fingerprint>, mark: u64) -> (Vec<Group>, Option<Fingerprint>) {
-        let (mut groups, mut last): (Vec<Group>, _) = (Vec::new(), None);
-        let claims = self.waiting.range((behind, Bound::Unbounded));
-        for (name, (serial, claim)) in claims.filter(|(_, (serial, _))| *serial <= mark) {
-            let bucket = self.bucket_of(name);
-            let claim = (*serial, *name, *claim);
-            let count = groups.len();
-            match groups.last_mut().filter(|group| group.bucket == bucket) {
-                Some(group) => group.claims.push(claim),
-                None if count == self.batch => break,
-                None => groups.push(Group { bucket, claims: vec![claim] }),
-            }
-            last = Some(*name);
-        }
-        groups.iter_mut().for_each(|group| group.claims.sort_unstable_by_key(|(serial, ..)| *serial));
-        (groups, last)
-    }
-
-    /// Puts the claims of some buckets there.
-    fn spill_some(&mut self, groups: &[Group], valid: &dyn Fn(Claim) -> bool) -> Result<()> {
-        let mut runs: Vec<Run> = Vec::new();
-        for Group { bucket, .. } in groups {
-            match runs.last_mut().filter(|run| *bucket <= run.end() + GAP) {
-                Some(run) => run.reach(*bucket),
-                None => runs.push(Run { first: *bucket, pages: vec![0; BLOCK] }),
-            }
-        }
-        self.read_runs(&mut runs)?;
-        let group_of = |bucket: u64| {
-            groups.binary_search_by_key(&bucket, |group| group.bucket).ok().map(|at| &groups[at])
+        let waiting = std::mem::take(&mut self.waiting);
+        let due = || waiting.iter().filter(|(_, (serial, _))| *serial <= mark);
+        let count = due().count();
+        let mut claims = due().map(|(name, (_, claim))| (*name, *claim));
+        let spilled = match self.room(count) {
+            _ if count == 0 => Ok(false),
+            Some(at) => self.stage(at, &mut claims).map(|()| false),
+            None => self.merge(&mut claims, valid).map(|()| true),
         };
-        for (bucket, page) in runs.iter_mut().flat_map(Run::buckets) {
-            if let Some(group) = group_of(bucket) {
-                self.change(page, group, valid);
-            }
+        self.waiting = waiting;
+        match spilled {
+            Ok(_) => self.waiting.retain(|_, (serial, _)| *serial > mark),
+            Err(_) if self.is_full() => self.waiting.clear(),
+            Err(_) => {}
         }
-        let pieces: Vec<(u64, &[u8])> =
-            runs.iter().map(|run| (self.layout.bucket_place(run.first), run.pages.as_slice())).collect();
-        self.storage.write_many(&pieces)?;
-        for (bucket, page) in runs.iter_mut().flat_map(Run::buckets) {
-            self.counts.writes += 1;
-            if group_of(bucket).is_some() {
-                self.pages.insert(bucket, page.to_vec());
-            }
-        }
-        for (_, name, _) in groups.iter().flat_map(|group| &group.claims) {
-            self.waiting.remove(name);
-        }
-        Ok(())
+        spilled
     }
 
-    /// Puts claims into the page of their bucket, which is about to be written.
-    fn change(&mut self, page: &mut [u8], group: &Group, valid: &dyn Fn(Claim) -> bool) {
-        let (verify, bucket) = (self.layout.verify, group.bucket);
-        let mut entries: Vec<_> = bucket::entries(verify, page).filter(|(_, claim)| valid(*claim)).collect();
-        entries.retain(|(name, _)| group.claims.iter().all(|(_, newer, _)| newer != name));
-        entries.extend(group.claims.iter().map(|(_, name, claim)| (*name, *claim)));
-        self.counts.dropped += entries.len().saturating_sub(bucket_capacity(verify)) as u64;
-        page.copy_from_slice(&bucket::encode(verify, self.layout.identity, bucket, &entries));
-        // If its write fails it may have happened in part: what is kept of the bucket is what was there, or this.
-        self.pages.remove(&bucket);
-        self.filter.learn(bucket, bucket::entries(verify, page).map(|(name, _)| name));
-        let byte = usize::try_from(bucket / 8).ok().and_then(|at| self.written.get_mut(at));
-        byte.into_iter().for_each(|byte| *byte |= 1 << (bucket % 8));
-    }
-
-    /// Reads the buckets of runs that are not in memory; what never was a bucket is empty.
-    fn read_runs(&mut self, runs: &mut [Run]) -> Result<()> {
-        let mut reads: Vec<(u64, &mut [u8])> = Vec::new();
-        for run in runs.iter_mut() {
-            let absent = |bucket: u64| self.is_written(bucket) && !self.pages.has(&bucket);
-            if (run.first..run.end()).any(absent) {
-                reads.push((self.layout.bucket_place(run.first), &mut run.pages));
-            }
-        }
-        self.storage.read_many(&mut reads)?;
-        for (bucket, page) in runs.iter_mut().flat_map(Run::buckets) {
-            if !self.is_written(bucket) {
-                page.fill(0);
-            } else if let Some(known) = self.pages.get(&bucket) {
-                page.copy_from_slice(known);
-            } else {
-                self.arrived(bucket, page);
-            }
-        }
-        Ok(())
-    }
-
-    /// All claims in the buckets, for who checks them. Buckets that are no pages are passed over.
+    /// Brings all runs to their buckets. Claims that are no longer `valid` make room.
     ///
     /// # Errors
-    /// The medium failed, or those of `claim`.
-    pub(super) fn each(&self, claim: &mut dyn FnMut(Fingerprint, Claim) -> Result<()>) -> Result<()> {
-        let mut page = vec![0; BLOCK];
-        for bucket in (0..self.layout.buckets).filter(|bucket| self.is_written(*bucket)) {
-            self.storage.read(self.layout.bucket_place(bucket), &mut page)?;
-            if page::number(Kind::Bucket, self.layout.identity, &page) == Some(bucket) {
-                bucket::entries(self.layout.verify, &page)
-                    .try_for_each(|(name, found)| claim(name, found))?;
-            }
+    /// The medium failed; the runs stay.
+    pub(super) fn settle(&mut self, valid: &dyn Fn(Claim) -> bool) -> Result<()> {
+        self.merge(&mut std::iter::empty(), valid)
+    }
+
+    /// Where a run of so many claims can be.
+    fn room(&self, claims: usize) -> Option<StagedAt> {
+        let pages = claims.div_ceil(bucket_capacity(self.layout.verify)) as u64;
+        let (mut first, mut taken) = (0, 0);
+        for at in self.staged_at() {
+            first = first.max(at.first + at.pages);
+            taken += at.pages;
         }
-        self.waiting.iter().try_for_each(|(name, (_, found))| claim(*name, *found))
+        let fits = self.staged.len() < MOST_STAGED
+            && pages < LONGEST
+            && first + pages <= self.layout.staged_pages
+            && Staged::memory(&self.layout, taken + pages) <= self.staged_memory;
+        fits.then_some(StagedAt { serial: self.next_run, first, pages })
+    }
+
+    fn stage(&mut self, at: StagedAt, claims: &mut dyn Iterator<Item = (Fingerprint, Claim)>) -> Result<()> {
+        // Also where it fails, the pages are no longer what they were.
+        self.next_run += 1;
+        (at.first..at.first + at.pages).for_each(|place| self.pages.remove(&(OF_RUN | place)));
+        let staged = Staged::write(&*self.storage, &self.layout, at, claims, self.batch)?;
+        self.counts.writes += at.pages;
+        self.staged.push(staged);
+        Ok(())
     }
 }
 
