@@ -2,12 +2,13 @@
 //!
 //! `writer DIR [SEED [FILES [BLOCKS]]]`
 //! `writer forms DIR`: one file for each form of writing there is
+//! `writer operations DIR DISK SEED STEPS`: random operations on files, written down on a disk
 
 use std::io;
 use std::path::Path;
 
-use guest_programs::forms;
 use guest_programs::workload::Files;
+use guest_programs::{forms, operations};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -15,6 +16,11 @@ fn main() -> io::Result<()> {
         && first == "forms"
     {
         return forms::write(Path::new(dir));
+    }
+    if let [first, rest @ ..] = &args[..]
+        && first == "operations"
+    {
+        return operations::play(rest);
     }
     let (dir, numbers) =
         args.split_first().ok_or_else(|| io::Error::other("usage: writer DIR [SEED [FILES [BLOCKS]]]"))?;
