@@ -2,6 +2,7 @@
 //!
 //! `writer DIR [SEED [FILES [BLOCKS]]]`
 //! `writer forms DIR`: one file for each form of writing there is
+//! `writer mapped FILE BLOCKS`: through a shared mapping, and nothing more until standard input ends
 //! `writer operations DIR DISK SEED STEPS`: random operations on files, written down on a disk
 
 use std::io;
@@ -16,6 +17,11 @@ fn main() -> io::Result<()> {
         && first == "forms"
     {
         return forms::write(Path::new(dir));
+    }
+    if let [first, file, blocks] = &args[..]
+        && first == "mapped"
+    {
+        return forms::leave_mapped(Path::new(file), blocks.parse().map_err(io::Error::other)?);
     }
     if let [first, rest @ ..] = &args[..]
         && first == "operations"
