@@ -142,9 +142,17 @@ fn is(history: &History, said: &Said, (path, _, size): &(String, u64, u64), (fil
     let linked = history.model.files()[file].linked;
     let called = || {
         states.iter().any(|state| state.paths.contains(path))
+            || states
+                .iter()
+                .any(|state| !state.named && state.paths.iter().any(|own| alike(own) == alike(path)))
             || (linked && history.all_paths(file).contains(&**path))
     };
     sized && called()
+}
+
+/// A path, whatever the directory is called: that of a deleted file may be told with the name that its directory has now.
+fn alike(path: &str) -> String {
+    path.strip_prefix("e/").map_or_else(|| path.to_owned(), |name| format!("d/{name}"))
 }
 
 /// Compares what the report says of files with what the model has counted: writes, their bytes, and sizes.
@@ -152,15 +160,15 @@ pub(crate) fn report(history: &History, report: &Value) {
     let wrong = |what: &str| history.story(history.steps.len() as u64 - 1, what);
     assert_eq!(report["problem"], Value::Null);
     let files = report["files"].as_array().unwrap();
-    let below = |file: &Value| file["path"].as_str().unwrap().trim_start_matches(DIR).to_owned();
+    let below = |file: &Value| alike(file["path"].as_str().unwrap().trim_start_matches(DIR));
 
     // By the last path of files that had one name at a time, and of all together, whatever they are called.
     let mut expected = Sums::default();
     let mut unclear = BTreeSet::new();
     for (at, file) in history.model.files().iter().enumerate() {
-        expected.add(history.last_path(at).to_owned(), file.counts.writes, file.counts.bytes);
+        expected.add(alike(history.last_path(at)), file.counts.writes, file.counts.bytes);
         if file.linked {
-            unclear.extend(history.all_paths(at));
+            unclear.extend(history.all_paths(at).into_iter().map(alike));
         }
     }
     let mut seen = Sums::default();
@@ -172,10 +180,10 @@ pub(crate) fn report(history: &History, report: &Value) {
     assert_eq!(seen.all, expected.all, "{}", wrong("writes and bytes of all files"));
 
     for (at, file) in history.model.files().iter().enumerate() {
-        let path = history.last_path(at);
+        let path = &alike(history.last_path(at));
         if !file.names.is_empty() && !unclear.contains(path) && file.counts.writes > 0 {
             // One that was replaced may have had the same path in the end.
-            let entries = files.iter().filter(|entry| below(entry) == path);
+            let entries = files.iter().filter(|entry| below(entry) == *path);
             let told: Vec<[u64; 3]> =
                 entries.map(|entry| ["writes", "bytes", "size"].map(|key| number(&entry[key]))).collect();
             let own = [file.counts.writes, file.counts.bytes, file.size()];
