@@ -30,7 +30,7 @@ pub mod progress;
 pub mod results;
 pub mod strace;
 
-pub use guest_programs::{forms, pattern, torture, workload};
+pub use guest_programs::{forms, operations, pattern, torture, workload};
 
 pub use e2e::e2e;
 pub use error::{Error, Result};

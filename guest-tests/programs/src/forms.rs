@@ -17,6 +17,8 @@ pub const LIMIT: usize = 10_000;
 pub const READABLE: usize = 8192;
 const PAGE: usize = 4096;
 const SEED: u64 = 77;
+/// The number of the file of [`leave_mapped`], beyond those of the forms.
+const FILE_LEFT_MAPPED: u64 = 99;
 
 /// A way to write a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,18 +250,35 @@ fn direct(direct: &File, content: &[u8], file: &mut File) -> io::Result<()> {
     file.write_all_at(&content[whole..], whole as u64)
 }
 
-/// Stores bytes in the file's pages, and has them written by `msync`, by `fsync` of the file, and by `munmap`.
-fn mapped(path: &Path, content: &[u8]) -> io::Result<()> {
+/// Makes a new file of so many blocks and stores them in its pages. Who has them written must be somebody else: until
+/// standard input ends, nothing more happens.
+///
+/// # Errors
+/// The kernel refuses something.
+pub fn leave_mapped(path: &Path, blocks: u64) -> io::Result<()> {
+    let content = pattern::file(SEED, FILE_LEFT_MAPPED, blocks);
+    File::create(path)?;
+    let (_file, memory) = map_shared(path, content.len())?;
+    // SAFETY: the mapping is as long as the content, and nobody else has the file mapped.
+    unsafe { ptr::copy_nonoverlapping(content.as_ptr(), memory.cast(), content.len()) };
+    println!("WRITER_MAPPED={blocks}");
+    io::copy(&mut io::stdin(), &mut io::sink()).map(drop)
+}
+
+/// Maps a file that is to have this length.
+fn map_shared(path: &Path, length: usize) -> io::Result<(File, *mut libc::c_void)> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    file.set_len(content.len() as u64)?;
+    file.set_len(length as u64)?;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping at a place of the kernel's choice.
-    let memory = unsafe {
-        libc::mmap(ptr::null_mut(), content.len(), protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
-    };
-    if memory == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
+    let memory =
+        unsafe { libc::mmap(ptr::null_mut(), length, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    if memory == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok((file, memory)) }
+}
+
+/// Stores bytes in the file's pages, and has them written by `msync`, by `fsync` of the file, and by `munmap`.
+fn mapped(path: &Path, content: &[u8]) -> io::Result<()> {
+    let (file, memory) = map_shared(path, content.len())?;
     for (number, part) in content.chunks(7000).enumerate() {
         // SAFETY: the mapping is as long as the content.
         let at = unsafe { memory.byte_add(number * 7000) };

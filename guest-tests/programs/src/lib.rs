@@ -3,6 +3,7 @@
 //! They are linked statically, so this package needs little: whatever it needs is built once more for them.
 
 pub mod forms;
+pub mod operations;
 pub mod pattern;
 pub mod protocol;
 pub mod torture;

@@ -21,7 +21,7 @@ use crate::paths;
 pub use host::{BOCHS_BIOS, BOCHS_VGA_BIOS, Bochs, Tool, bochs, ensure};
 pub use qemu::Qemu;
 pub use rootfs::rootfs;
-pub use sources::{linux_sources, linux_sources_archive};
+pub use sources::{linux_headers, linux_sources, linux_sources_archive};
 
 use apt::Apt;
 

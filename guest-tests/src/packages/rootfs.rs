@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::paths;
 
 /// What is wanted; what it needs comes along.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 14] = [
     "strace",
     "coreutils",
     "tar",
@@ -25,30 +25,56 @@ const PACKAGES: [&str; 12] = [
     "gpg-agent",
     "git",
     "postmark",
+    "fio",
+    "e2fsprogs",
     "dash",
     "busybox-static",
     "procps",
 ];
 /// What comes along but is only needed for installing, or for parts that are removed below.
-const UNNEEDED: [&str; 20] = [
+const UNNEEDED: [&str; 44] = [
+    "adduser",
+    "debconf",
     "debianutils",
+    "dmsetup",
     "dpkg",
     "gcc-12-base",
     "git-man",
     "init-system-helpers",
+    "libaudit-common",
+    "libaudit1",
+    "libcap-ng0",
     "libcurl3-gnutls",
     "libdb5.3",
     "liberror-perl",
     "libfile-find-rule-perl",
     "libgdbm-compat4",
     "libgdbm6",
+    "libnsl2",
     "libnumber-compare-perl",
+    "libpam-modules",
+    "libpam-modules-bin",
+    "libpam0g",
     "libperl5.36",
+    "libpython3-stdlib",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+    "libsemanage-common",
+    "libsemanage2",
+    "libsepol2",
+    "libss2",
     "libtext-glob-perl",
+    "logsave",
+    "media-types",
+    "passwd",
     "perl",
     "perl-base",
     "perl-modules-5.36",
     "pinentry-curses",
+    "python3",
+    "python3-minimal",
+    "python3.11",
+    "python3.11-minimal",
     "readline-common",
     "usrmerge",
 ];
@@ -77,7 +103,7 @@ const DIRECTORIES: [&str; 8] = ["dev", "proc", "sys", "tmp", "run", "root", "mnt
 const FILES: [(&str, &str); 2] =
     [("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"), ("etc/group", "root:x:0:\n")];
 /// Room for all of it, in MiB.
-const SIZE: u64 = 128;
+const SIZE: u64 = 256;
 /// To be changed when the image is made in another way.
 const VERSION: u32 = 1;
 

@@ -32,7 +32,7 @@ use crate::config::Insight;
 
 pub use self::counts::{BlockCounts, ClassCount, FileSummary};
 pub use self::disk::DiskBlocks;
-pub(crate) use self::files::Sharing;
+pub(crate) use self::files::{Sharer, Sharing};
 use self::lifetimes::Death;
 pub use self::lifetimes::{ClassLifetimes, LIFETIME_BUCKETS};
 use self::pending::low;
@@ -170,9 +170,9 @@ impl BlockIndex {
         self.lock().files.identify(file, identity);
     }
 
-    /// A process has mapped these parts of files, may write to them, and has mapped nothing else so.
-    pub(crate) fn share(&self, pid: u32, sharings: Vec<Sharing>) {
-        self.lock().files.share(pid, sharings);
+    /// Somebody may write to these parts of files, without a word, and to nothing else.
+    pub(crate) fn share(&self, sharer: Sharer, sharings: Vec<Sharing>) {
+        self.lock().files.share(sharer, sharings);
     }
 
     /// A process wrote `block` at byte `offset` of `file`. What it wrote there before will not reach the disk; if it had

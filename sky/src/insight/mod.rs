@@ -8,11 +8,11 @@ mod pattern;
 mod tracker;
 mod unique;
 
-pub(crate) use index::Sharing;
 pub use index::{
     Assume, BlockCounts, BlockIndex, CachedBlock, ClassCount, ClassLifetimes, DiskBlocks, FileId,
     FileSummary, Identity, LIFETIME_BUCKETS, MAX_FILES, Origin, PageCache, Prior, Writer,
 };
+pub(crate) use index::{Sharer, Sharing};
 pub use pattern::FilePattern;
 pub use tracker::{Tracker, TrackerCounts};
 pub use unique::{UniqueCounts, UniqueRules};

@@ -115,6 +115,8 @@ struct Inner {
     counts: TrackerCounts,
     /// Reads and writes on their way.
     notes: HashMap<CallId, Note>,
+    /// Calls whose blocks reach the disk before they return, so far.
+    calls: u64,
     /// Monitored processes by their numbers.
     writers: HashMap<u32, Arc<Writer>>,
 }
@@ -155,6 +157,7 @@ impl Tracker {
             drafts: None,
             counts: TrackerCounts::default(),
             notes: HashMap::new(),
+            calls: 0,
             writers: HashMap::new(),
         }))
     }

@@ -87,7 +87,7 @@ impl Judge<'_> {
             Owner::Files(places) if places.iter().any(|(file, _)| file.path.starts_with(UNMONITORED)) => {
                 verdict.unmonitored_as_data += u64::from(data);
                 if data {
-                    verdict.remark(format!("data of others called {:?}", said.place));
+                    verdict.remark(format!("data of others called data ({})", group(places[0].0)));
                 }
                 "unmonitored"
             }

@@ -11,6 +11,7 @@
 
 mod image;
 mod judge;
+mod script;
 mod truth;
 
 use std::os::unix::fs::FileExt;
@@ -18,12 +19,13 @@ use std::time::Duration;
 
 use self::image::FileSystem;
 use self::judge::Verdict;
+use self::script::{MOUNTED, script};
 use self::truth::Truth;
 use super::{Benchmark, Figures, Goal, Metric, Part, Setting};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::guest::{GuestRun, MOUNT_ROOTFS, Scratch};
-use crate::packages::{Flavour, Kernel};
+use crate::guest::{GuestRun, Scratch};
+use crate::packages::{Flavour, Kernel, linux_headers};
 use crate::progress;
 
 const RIGHT: Option<Goal> = Some(Goal::AtLeast(99.5));
@@ -68,17 +70,16 @@ pub(super) const ACCURACY: Benchmark = Benchmark {
 };
 
 const KERNEL: Flavour = Flavour::Cloud61;
-/// Where the guest has the file system; programs in its root file system see it at `/mnt`.
-const MOUNTED: &str = "/root-fs/mnt";
 const DISK: u64 = 1;
 /// Room for what `extents` prints, in MiB.
 const LIST: u64 = 16;
 const LIMIT: Duration = Duration::from_secs(450);
-const PROGRAMS: [&str; 10] =
-    ["tar", "sqlite3", "gpg", "gpg-agent", "cp", "dd", "git", "sha256sum", "postmark", "writer"];
+const PROGRAMS: [&str; 11] =
+    ["tar", "sqlite3", "gpg", "gpg-agent", "cp", "dd", "git", "sha256sum", "postmark", "fio", "writer"];
 
 fn prepare() -> Result<()> {
     FileSystem::prepare()?;
+    linux_headers()?;
     crate::guest::file_systems(&Kernel::get(KERNEL)?).map(drop)
 }
 
@@ -115,6 +116,7 @@ fn run(kind: FileSystem, rules: &str, others: bool) -> Result<Verdict> {
         .rootfs()?
         .disk(&disk)
         .disk(&list)
+        .disk(&Disk::existing(linux_headers()?))
         .monitor(&monitor)
         .option("--block-log", &log)
         .timeout(LIMIT)
@@ -129,48 +131,6 @@ fn run(kind: FileSystem, rules: &str, others: bool) -> Result<Verdict> {
     let verdict = judge::judge(&lines, DISK, MOUNTED, &truth).ok_or_else(|| bad("blocks.json"))?;
     tell(kind, others, &verdict);
     Ok(verdict)
-}
-
-/// Programs have paths: what busybox starts by its name alone is busybox itself if it can.
-fn script(kind: FileSystem, others: bool) -> String {
-    let mount = format!("mount {} /dev/vdb {MOUNTED}", kind.mount());
-    let bystander = if others { "bystander files $at/u 9 12 40 >/dev/null || fail bystander" } else { "" };
-    format!(
-        "ROOTFS=/dev/vda{MOUNT_ROOTFS}
-at={MOUNTED}
-fail() {{ echo FAILED=$1; failed=yes; }}
-{mount} || fail mount
-mkdir $at/u $at/m $at/m/untar $at/m/forms $at/m/mail $at/m/copy
-tar cf $at/u/src.tar -C /root-fs usr/share usr/lib/git-core etc || fail src
-{bystander}
-umount $at; {mount}
-inside /bin/tar xf /mnt/u/src.tar -C /mnt/m/untar || fail tar
-inside /usr/bin/sqlite3 /mnt/m/wal.db 'pragma journal_mode=wal; create table t(n, text);
-    with recursive c(n) as (select 1 union all select n+1 from c where n<3000)
-    insert into t select n, hex(randomblob(40)) from c; update t set n = -n where n % 7 = 0;' >/dev/null || fail wal
-inside /usr/bin/sqlite3 /mnt/m/rollback.db 'pragma journal_mode=delete; create table t(n, text);
-    with recursive c(n) as (select 1 union all select n+1 from c where n<3000)
-    insert into t select n, hex(randomblob(40)) from c; delete from t where n % 5 = 0;
-    update t set n = -n where n % 7 = 0;' >/dev/null || fail rollback
-inside /bin/dd if=/dev/urandom of=/mnt/m/direct bs=64k count=64 oflag=direct 2>/dev/null || fail direct
-inside /bin/dd if=/dev/urandom of=/mnt/m/odd bs=1000 count=3000 2>/dev/null || fail odd
-inside /bin/dd if=/dev/urandom of=/mnt/m/odd bs=700 count=50 seek=300 conv=notrunc 2>/dev/null || fail patch
-inside /bin/dash -c 'mkdir -p /root/.gnupg; gpg --batch -q --pinentry-mode loopback --passphrase sky --s2k-count 1024 \\
-    -c -o /mnt/m/direct.gpg /mnt/m/direct; gpgconf --kill gpg-agent' || fail gpg
-inside /bin/cp /mnt/m/wal.db /mnt/m/direct.gpg /mnt/m/copy || fail cp
-inside /bin/dash -c 'cd /mnt/m; git init -q repo; cp -r untar/usr/share/git-core/templates repo/; cd repo; git add .
-    git -c user.name=x -c user.email=x commit -q -m x; git clone -q . ../clone' || fail git
-printf 'set location /mnt/m/mail\\nset number 150\\nset transactions 200\\nset bias delete 0\\nrun\\nquit\\n' > /tmp/pm
-inside /usr/bin/postmark < /tmp/pm >/dev/null || fail postmark
-writer forms $at/m/forms >/dev/null || fail forms
-sync
-extents $at > /tmp/list || fail extents
-dd if=/tmp/list of=/dev/vdc bs=1M conv=notrunc 2>/dev/null; sync
-umount $at; {mount}
-inside /bin/busybox find /mnt -type f -exec /usr/bin/sha256sum '{{}}' + > /dev/null || fail read
-umount $at || fail umount
-echo DONE=${{failed:-yes}}"
-    )
 }
 
 /// What was written to the beginning of a disk.

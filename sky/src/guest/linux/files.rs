@@ -34,8 +34,10 @@ pub struct OpenFile {
 /// What has become of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It has no name any more, or the kernel no longer knows its inode.
+    /// The kernel no longer knows its inode, or has done with it.
     Gone,
+    /// It has no name any more, but somebody has it open, or mapped.
+    Orphaned,
     /// It is still there.
     There {
         /// Its path now, if the kernel still knows the name by which it was opened.
@@ -55,9 +57,12 @@ impl Linux {
         let inode = file.inode;
         if view.read_u64(inode.offset(self.inode_ino))? != file.identity.1
             || view.read_u32(inode.offset(self.inode_generation))? != file.generation
-            || view.read_u32(inode.offset(self.inode_links))? == 0
         {
             return Ok(Fate::Gone);
+        }
+        if view.read_u32(inode.offset(self.inode_links))? == 0 {
+            let is_used = view.read_u32(inode.offset(self.inode_count))? != 0;
+            return Ok(if is_used { Fate::Orphaned } else { Fate::Gone });
         }
         let known = view.read_u64(file.dentry.offset(self.dentry_inode)).is_ok_and(|at| at == inode.0);
         let path = if known { self.path(view, file).ok() } else { None };

@@ -10,7 +10,16 @@ use crate::insight::Origin;
 /// Mappings that are looked through for one block.
 const MAX_SHARINGS: usize = 1 << 10;
 
-/// A part of a file that a process has mapped, and may write to.
+/// Who may write to a file at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Sharer {
+    /// A process that has mapped it.
+    Process(u32),
+    /// A call that is not over, by a number of its own.
+    Call(u64),
+}
+
+/// A part of a file that somebody may write to.
 #[derive(Clone, Debug)]
 pub(crate) struct Sharing {
     pub(crate) file: FileId,
@@ -39,10 +48,10 @@ pub(super) struct Files {
     deleted: VecDeque<FileId>,
     /// What was seen of files whose numbers are others' now.
     retired: FileSummary,
-    /// Who shares what of a file, by file and process.
-    sharings: BTreeMap<(FileId, u32), Vec<Shared>>,
-    /// The files that a process shares.
-    shared_by: HashMap<u32, Vec<FileId>>,
+    /// Who may write to what of a file.
+    sharings: BTreeMap<(FileId, Sharer), Vec<Shared>>,
+    /// The files that somebody shares.
+    shared_by: HashMap<Sharer, Vec<FileId>>,
 }
 
 impl Files {
@@ -134,21 +143,24 @@ impl Files {
         self.files.iter().map(|file| file.summary.clone()).chain([retired])
     }
 
-    /// What a process shares now, and nothing else.
-    pub(super) fn share(&mut self, pid: u32, sharings: Vec<Sharing>) {
-        for file in self.shared_by.remove(&pid).into_iter().flatten() {
-            self.sharings.remove(&(file, pid));
+    /// What somebody may write to now, and nothing else.
+    pub(super) fn share(&mut self, sharer: Sharer, sharings: Vec<Sharing>) {
+        for file in self.shared_by.remove(&sharer).into_iter().flatten() {
+            self.sharings.remove(&(file, sharer));
         }
         for Sharing { file, range, origin } in sharings {
-            self.sharings.entry((file, pid)).or_default().push((range, origin));
-            self.shared_by.entry(pid).or_default().push(file);
+            self.sharings.entry((file, sharer)).or_default().push((range, origin));
+            self.shared_by.entry(sharer).or_default().push(file);
         }
     }
 
-    /// Who may have written to a place through a mapping.
+    /// Who may have written to a place.
     pub(super) fn sharer(&self, place: Place) -> Option<&Arc<Origin>> {
         let file = place.file();
-        let all = self.sharings.range((file, 0)..=(file, u32::MAX)).flat_map(|(_, of_process)| of_process);
+        let all = self
+            .sharings
+            .range((file, Sharer::Process(0))..=(file, Sharer::Call(u64::MAX)))
+            .flat_map(|(_, theirs)| theirs);
         let mut first = all.take(MAX_SHARINGS);
         first.find(|(range, _)| range.contains(&place.offset())).map(|(_, origin)| origin)
     }
@@ -202,18 +214,19 @@ mod tests {
             let origin = Arc::new(Origin { hint: Some(hint), ..Origin::default() });
             Sharing { file, range, origin }
         };
-        files.share(1, vec![sharing(a, 0..4096, 1), sharing(a, 8192..12288, 2), sharing(b, 0..4096, 3)]);
-        files.share(2, vec![sharing(a, 4096..8192, 4)]);
+        let [first, second] = [Sharer::Process(1), Sharer::Call(1)];
+        files.share(first, vec![sharing(a, 0..4096, 1), sharing(a, 8192..12288, 2), sharing(b, 0..4096, 3)]);
+        files.share(second, vec![sharing(a, 4096..8192, 4)]);
         let hints = |files: &Files| {
             [(a, 0), (a, 4096), (a, 8192), (a, 12288), (b, 0), (b, 4096)].map(|(file, offset)| {
                 files.sharer(Place::new(file, offset).unwrap()).and_then(|origin| origin.hint)
             })
         };
         assert_eq!(hints(&files), [Some(1), Some(4), Some(2), None, Some(3), None]);
-        files.share(1, vec![sharing(b, 4096..8192, 5)]);
+        files.share(first, vec![sharing(b, 4096..8192, 5)]);
         assert_eq!(hints(&files), [None, Some(4), None, None, None, Some(5)]);
-        files.share(1, Vec::new());
-        files.share(2, Vec::new());
+        files.share(first, Vec::new());
+        files.share(second, Vec::new());
         assert!(files.sharings.is_empty() && files.shared_by.is_empty());
     }
 }

@@ -408,7 +408,7 @@ fn what_is_written_through_a_mapping_is_its_mapper_s() {
     let (index, disk, pages, [a, b]) = with_pages();
     let writer = Arc::new(Writer { pid: 7, name: "mapper".into() });
     let origin = Arc::new(Origin { writer: Some(writer), ..Origin::default() });
-    index.share(7, vec![Sharing { file: a, range: 4096..8192, origin }]);
+    index.share(Sharer::Process(7), vec![Sharing { file: a, range: 4096..8192, origin }]);
     let page = |inode, offset| pages.keep(1, inode, offset, false);
     assert_eq!(disk.classify_write(0, &block(1), page(10, 0)).class, IoClass::Unknown, "not mapped");
     assert_eq!(disk.classify_write(0, &block(1), page(11, 4096)).class, IoClass::Unknown, "another file");
@@ -418,7 +418,7 @@ fn what_is_written_through_a_mapping_is_its_mapper_s() {
     // What is there is known, so that looking at the mapping finds nothing new.
     index.mapped_block(a, 4096, &block(2), &Origin::default());
     assert_eq!(index.counts().pending, 0);
-    index.share(7, Vec::new());
+    index.share(Sharer::Process(7), Vec::new());
     assert_eq!(disk.classify_write(0, &block(3), page(10, 4096)).class, IoClass::Unknown);
     index.wrote_block(b, 0, &block(4), &Origin::default());
     assert_eq!(path(&disk.classify_write(0, &block(4), page(10, 4096))), Some(("/b", 0)), "by its content");

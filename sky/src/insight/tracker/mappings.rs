@@ -15,7 +15,7 @@ use super::blocks::BLOCK;
 use super::names::open_file;
 use super::{Guest, Inner};
 use crate::guest::Gva;
-use crate::insight::{FileId, Origin, Sharing};
+use crate::insight::{FileId, Origin, Sharer, Sharing};
 use crate::syscall::RawCall;
 
 const MMAP: u64 = 9;
@@ -159,7 +159,7 @@ impl Inner {
             let end = mapping.offset.saturating_add(mapping.end - mapping.start);
             Sharing { file: mapping.file, range: mapping.offset..end, origin: Arc::clone(&origin) }
         };
-        self.index.share(pid, shared.into_iter().map(part).collect());
+        self.index.share(Sharer::Process(pid), shared.into_iter().map(part).collect());
     }
 
     /// A call is about to be made after which mapped pages may be written back, or be gone.

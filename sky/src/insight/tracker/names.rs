@@ -3,7 +3,7 @@
 //! The kernel has done it when the call returns. So nothing is concluded from the arguments but which files to look
 //! at: those that are known by a name that the call names. What has become of them their inodes and dentries say.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::blocks::BLOCK;
@@ -37,6 +37,9 @@ const FALLOC_FL_COLLAPSE_RANGE: u64 = 0x08;
 const FALLOC_FL_ZERO_RANGE: u64 = 0x10;
 const FALLOC_FL_INSERT_RANGE: u64 = 0x20;
 const PATH_MAX: usize = 4096;
+/// Files without a name that are remembered, and that are looked at again at one call.
+const MAX_ORPHANS: usize = 1 << 10;
+const ORPHANS_AT_ONCE: usize = 16;
 
 type Identity = (u32, u64);
 
@@ -55,6 +58,8 @@ pub(super) struct Files {
     known: HashMap<Identity, Known>,
     /// The same by the last part of their paths.
     names: HashMap<String, BTreeSet<Identity>>,
+    /// Those without a name that are still used. They end without a call that names them.
+    orphans: VecDeque<Identity>,
     /// Which are followed; all if there is none.
     patterns: Vec<FilePattern>,
 }
@@ -118,6 +123,9 @@ impl Inner {
     pub(super) fn changed(&mut self, guest: Guest<'_>, call: &RawCall, result: u64, origin: Origin) {
         let [a, b, c, d, ..] = call.args;
         let origin = Arc::new(origin);
+        let orphans = self.files.orphans.len().min(ORPHANS_AT_ONCE);
+        let orphans = self.files.orphans.drain(..orphans).collect();
+        self.look_at_each(guest, orphans, &origin);
         match call.number {
             OPEN | CREAT | OPENAT | OPENAT2 => self.opened(guest, result, &origin),
             UNLINK | TRUNCATE => self.look_at(guest, a, &origin),
@@ -204,7 +212,12 @@ impl Inner {
         for identity in files {
             let Some(known) = self.files.known.get(&identity).cloned() else { continue };
             match guest.linux.fate(guest.view, &known.open) {
-                Ok(Fate::Gone) | Err(_) => {
+                Ok(Fate::Orphaned) if self.files.orphans.len() < MAX_ORPHANS => {
+                    if !self.files.orphans.contains(&identity) {
+                        self.files.orphans.push_back(identity);
+                    }
+                }
+                Ok(Fate::Gone | Fate::Orphaned) | Err(_) => {
                     self.files.remove(identity);
                     if let Some(id) = known.id {
                         self.index.deleted(id);
