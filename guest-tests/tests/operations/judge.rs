@@ -29,8 +29,6 @@ pub(crate) struct Judged {
     pub(crate) data: u64,
     /// Blocks of the disks that hold what is or was in files.
     pub(crate) held: u64,
-    /// Of these, not known, and not to be: they are of files that were deleted while they were open.
-    pub(crate) orphans: u64,
     /// Blocks known in the end.
     pub(crate) known: u64,
 }
@@ -85,10 +83,6 @@ pub(crate) fn blocks(history: &History, log: &str, disks: &[Vec<u8>]) -> Judged 
             (None, Some(_)) => "is in no file",
             (Some(places), Some(place)) if says_one_of(history, said, place, places) => continue,
             (Some(_), Some(_)) => "is another place",
-            (Some(places), None) if places.iter().any(|&(file, _)| nameless(history, file, said.step)) => {
-                judged.orphans += 1;
-                continue;
-            }
             (Some(_), None) => "is not recognised",
         };
         mistakes.push((said.step, format!("{mistake}: {}: {places:?}", said.line)));
@@ -100,11 +94,6 @@ pub(crate) fn blocks(history: &History, log: &str, disks: &[Vec<u8>]) -> Judged 
         panic!("{}", history.story(*step as u64, &problem));
     }
     judged
-}
-
-/// Whether a file had no name before a step, or has none behind it.
-fn nameless(history: &History, file: usize, step: usize) -> bool {
-    history.around(file, step).iter().any(|state| !state.named)
 }
 
 fn place(line: &Value) -> Option<(String, u64, u64)> {

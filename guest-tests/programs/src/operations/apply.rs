@@ -213,9 +213,6 @@ impl Model {
         let file = &mut self.files[opened.file];
         if !bytes.is_empty() {
             file.store(start, bytes);
-            if opened.direct() {
-                file.drop_cached(start, bytes.len());
-            }
             file.counts.writes += 1;
             file.counts.bytes += bytes.len() as u64;
         }
@@ -272,7 +269,6 @@ impl Model {
             let zeros = vec![0; file.bytes(offset, usize::try_from(length).unwrap_or(0)).len()];
             if !zeros.is_empty() {
                 file.store(offset, &zeros);
-                file.drop_cached(offset, zeros.len());
             }
         }
         Ok(0)

@@ -1,6 +1,6 @@
 //! Which step comes next.
 
-use super::model::{BLOCK, FIRST_FD, Model, Name, Opened, blocks};
+use super::model::{BLOCK, FIRST_FD, Model, Name, Opened};
 use super::step::{Begin, Copy, CopyForm, MapEnd, OpenCall, Step, SyncForm, Write};
 
 /// No file of the large file system is longer.
@@ -248,30 +248,12 @@ impl Model {
             7 => write.at = Some(-1),
             _ => {}
         }
-        let syncs = opened.syncs()
-            || write.flags.is_some_and(|flags| flags & (libc::RWF_SYNC | libc::RWF_DSYNC) != 0);
-        let appends = opened.appends() || write.flags == Some(libc::RWF_APPEND);
-        let start = if appends { size } else { write.at.map_or(opened.position, i64::unsigned_abs) };
-        if syncs && !self.is_cached(opened, start, write.count) {
-            return Step::Sync(fd, SyncForm::Fsync);
-        }
         Step::Write(write)
-    }
-
-    /// Whether Sky can know at once what becomes of blocks that are written in part: they are in the page cache, or behind
-    /// the end.
-    fn is_cached(&self, opened: &Opened, start: u64, count: usize) -> bool {
-        let file = &self.files[opened.file];
-        let end = start + count as u64;
-        let is_whole = |block: u64| start <= block * BLOCK && (block + 1) * BLOCK <= end;
-        let is_known = |block: u64| file.cached.contains(&block) || block * BLOCK >= file.size();
-        blocks(start, count).all(|block| is_whole(block) || is_known(block))
     }
 
     fn choose_copy(&self, random: &mut Random) -> Step {
         let from = self.fd_where(random, |from| from.reads() && !from.direct() && !self.is_small(from));
-        // It is on the disk before anybody has seen it if it has to be.
-        let to = self.fd_where(random, |to| to.writes() && !to.direct() && !to.syncs() && !self.is_small(to));
+        let to = self.fd_where(random, |to| to.writes() && !to.direct() && !self.is_small(to));
         let Some(((from, source), (to, target))) = from
             .and_then(|fd| Some((fd, self.opened(fd)?)))
             .zip(to.and_then(|fd| Some((fd, self.opened(fd)?))))

@@ -1,7 +1,6 @@
 //! What files there are, what is in them, and which descriptors refer to them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 /// The first descriptor that the model may use; those before are the program's standard ones.
 pub(super) const FIRST_FD: i32 = 3;
@@ -46,8 +45,6 @@ pub struct File {
     pub small: bool,
     /// What was done to it.
     pub counts: Counts,
-    /// Numbers of blocks that are in the page cache for sure.
-    pub(super) cached: BTreeSet<u64>,
 }
 
 impl File {
@@ -58,7 +55,6 @@ impl File {
     }
 
     pub(super) fn resize(&mut self, size: u64) {
-        self.cached.retain(|block| block * BLOCK < size);
         self.content.resize(usize::try_from(size).unwrap_or(0), 0);
     }
 
@@ -69,24 +65,12 @@ impl File {
             self.content.resize(end, 0);
         }
         self.content[from..end].copy_from_slice(bytes);
-        self.cached.extend(blocks(at, bytes.len()));
-    }
-
-    /// Nothing of these bytes need be in the page cache any more.
-    pub(super) fn drop_cached(&mut self, at: u64, count: usize) {
-        let dropped = blocks(at, count);
-        self.cached.retain(|block| !dropped.contains(block));
     }
 
     pub(super) fn bytes(&self, at: u64, count: usize) -> &[u8] {
         let from = usize::try_from(at).unwrap_or(usize::MAX).min(self.content.len());
         &self.content[from..from.saturating_add(count).min(self.content.len())]
     }
-}
-
-/// Numbers of the blocks that some of these bytes are in.
-pub(super) fn blocks(at: u64, count: usize) -> Range<u64> {
-    at / BLOCK..(at + count as u64).div_ceil(BLOCK)
 }
 
 /// What `open` makes; several descriptors may refer to one.
