@@ -13,6 +13,8 @@ use crate::guest::{Gva, View};
 use crate::{Error, Result};
 
 pub use files::{Fate, OpenFile};
+pub use owners::CachedBlock;
+pub(crate) use owners::PageOwners;
 pub use process::{Process, Thread};
 pub use uring::Submissions;
 

@@ -9,5 +9,6 @@ mod linux;
 mod paging;
 
 pub use kernel::KernelImage;
-pub use linux::{Fate, Linux, OpenFile, Process, Submissions, Thread};
+pub(crate) use linux::PageOwners;
+pub use linux::{CachedBlock, Fate, Linux, OpenFile, Process, Submissions, Thread};
 pub use paging::{Gpa, Gva, Mapping, View};

@@ -29,6 +29,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::UniqueRules;
 use crate::config::Insight;
+use crate::guest::{CachedBlock, Gpa, PageOwners};
 
 pub use self::counts::{BlockCounts, ClassCount, FileSummary};
 pub use self::disk::DiskBlocks;
@@ -78,23 +79,18 @@ pub enum Assume {
 }
 
 /// By what a guest's kernel tells files apart: the numbers of the device and of the inode.
-pub type Identity = (u32, u64);
-
-/// The block of a file that a page of the guest's memory holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CachedBlock {
-    /// The file.
-    pub file: Identity,
-    /// Byte offset in it.
-    pub offset: u64,
-    /// The page is being filled or changed: nobody is to look at it.
-    pub locked: bool,
-}
+type Identity = (u32, u64);
 
 /// Somebody who knows what the guest keeps in the pages of its memory.
-pub trait PageCache: fmt::Debug + Send + Sync {
+pub trait CachedPages: fmt::Debug + Send + Sync {
     /// What is in the page at `page`, if it is in the cache of a file.
     fn block(&self, page: GuestAddress) -> Option<CachedBlock>;
+}
+
+impl CachedPages for PageOwners {
+    fn block(&self, page: GuestAddress) -> Option<CachedBlock> {
+        self.find(Gpa(page.0))
+    }
 }
 
 /// Classes are numbered up to [`ClassId::PREFETCH`].
@@ -109,7 +105,7 @@ pub struct BlockIndex {
     policy: Policy,
     assume: Assume,
     unique: UniqueRules,
-    pages: OnceLock<Arc<dyn PageCache>>,
+    pages: OnceLock<Arc<dyn CachedPages>>,
     tables: Mutex<Tables>,
 }
 
@@ -145,7 +141,7 @@ impl BlockIndex {
     }
 
     /// Asks `pages` from now on to which files pages belong. The first to be named is asked.
-    pub fn set_pages(&self, pages: Arc<dyn PageCache>) {
+    pub fn set_pages(&self, pages: Arc<dyn CachedPages>) {
         let _ = self.pages.set(pages);
     }
 
@@ -166,7 +162,7 @@ impl BlockIndex {
     }
 
     /// The kernel tells a file from others so.
-    pub fn identify(&self, file: FileId, identity: Identity) {
+    pub fn identify(&self, file: FileId, identity: (u32, u64)) {
         self.lock().files.identify(file, identity);
     }
 

@@ -9,8 +9,8 @@ mod tracker;
 mod unique;
 
 pub use index::{
-    Assume, BlockCounts, BlockIndex, CachedBlock, ClassCount, ClassLifetimes, DiskBlocks, FileId,
-    FileSummary, Identity, LIFETIME_BUCKETS, MAX_FILES, Origin, PageCache, Prior, Writer,
+    Assume, BlockCounts, BlockIndex, CachedPages, ClassCount, ClassLifetimes, DiskBlocks, FileId,
+    FileSummary, LIFETIME_BUCKETS, MAX_FILES, Origin, Prior, Writer,
 };
 pub(crate) use index::{Sharer, Sharing};
 pub use pattern::FilePattern;

@@ -10,7 +10,6 @@ use super::pages::{PAGE, PageCache, VMEMMAP_ALIGN};
 use super::{Linux, OpenFile};
 use crate::guest::btf::Btf;
 use crate::guest::{Gpa, Gva, View};
-use crate::insight::{self, CachedBlock};
 use crate::{Error, Result};
 
 /// Both regions begin at a multiple of this (`kernel_randomize_memory()`, arch/x86/mm/kaslr.c).
@@ -57,6 +56,17 @@ struct Run {
     end: u64,
     /// Where it begins.
     gpa: u64,
+}
+
+/// The block of a file that a page of the guest's memory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachedBlock {
+    /// The file: the numbers of the device and of the inode.
+    pub file: (u32, u64),
+    /// Byte offset in it.
+    pub offset: u64,
+    /// The page is being filled or changed: nobody is to look at it (`PG_locked`).
+    pub locked: bool,
 }
 
 /// Knows which files the pages of a guest belong to.
@@ -173,7 +183,8 @@ impl PageOwners {
         inside.is_multiple_of(self.page_bytes).then(|| inside / self.page_bytes)
     }
 
-    fn find(&self, page: Gpa) -> Option<CachedBlock> {
+    /// What is in the page frame at `page`, if it is in the page cache of a file.
+    pub(crate) fn find(&self, page: Gpa) -> Option<CachedBlock> {
         let frame = page.0 / PAGE;
         let word = self.of_page(frame, self.offsets.page_compound_head)?;
         let first = if word & TAIL != 0 { self.frame(word - TAIL)? } else { frame };
@@ -195,12 +206,6 @@ impl PageOwners {
             offset: index.checked_mul(PAGE)?,
             locked: self.of_page(first, self.offsets.page_flags)? & LOCKED != 0,
         })
-    }
-}
-
-impl insight::PageCache for PageOwners {
-    fn block(&self, page: GuestAddress) -> Option<CachedBlock> {
-        self.find(Gpa(page.0))
     }
 }
 

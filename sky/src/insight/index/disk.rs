@@ -11,7 +11,8 @@ use super::lifetimes::Death;
 use super::origins::OriginId;
 use super::pending::low;
 use super::stored::Stored;
-use super::{Address, Assume, BlockIndex, CachedBlock, Place, is_zero};
+use super::tables::Tables;
+use super::{Address, Assume, BlockIndex, CachedBlock, Origin, Place, is_zero};
 
 /// The index as one disk of the machine asks it.
 #[derive(Clone, Debug)]
@@ -50,67 +51,75 @@ impl BlockIndex {
     }
 }
 
+impl DiskBlocks {
+    /// Whose a block is that arrives, and what it looks like. A piece of a block is nobody's.
+    fn recognise(&self, address: Address, block: &[u8], page: Option<GuestAddress>) -> Option<Recognised> {
+        if block.len() != BLOCK_SIZE {
+            self.index.lock().remove_stored(address, Death::Overwritten);
+            return None;
+        }
+        let content = xxh3_128(block);
+        let cached = self.index.cached(page);
+        let (place, origin, path) = {
+            let mut tables = self.index.lock();
+            let cached = cached.and_then(|block| tables.files.place(block.file, block.offset));
+            let (place, origin) = tables.arrives(address, content, cached, self.index.limit)?;
+            let path = tables.files.get(place.file()).map(|(path, _)| Arc::clone(path));
+            (place, tables.origins.get(origin, place), path)
+        };
+        // Looking at each byte takes a while, and others wait for the tables.
+        let writer = origin.writer.as_ref().map(|writer| writer.name.as_str());
+        let unique = self.index.unique.signals(writer, path.as_deref(), block);
+        Some(Recognised { place, origin, unique, content: low(content) })
+    }
+}
+
+/// A block that has arrived at a disk.
+struct Recognised {
+    place: Place,
+    origin: Origin,
+    unique: Unique,
+    /// The lower half of its fingerprint.
+    content: u64,
+}
+
+impl Tables {
+    /// Counts a block that was recognised, and gives it its class.
+    fn arrived(&mut self, policy: &Policy, address: Address, block: Recognised, facts: Facts<'_>) -> IoTag {
+        let Recognised { place, origin, unique, content } = block;
+        let copied = u64::from(origin.copied_from.is_some());
+        self.counts.unique.add(unique);
+        self.counts.data += 1;
+        self.counts.copied += copied;
+        if let Some(summary) = self.files.summary(place.file()) {
+            summary.matched += 1;
+            summary.copied += copied;
+            summary.encrypted += u64::from(unique.program || unique.extension);
+            summary.hinted += u64::from(origin.hint.is_some());
+        }
+        let tag = self.tag(policy, place, origin, unique, facts);
+        let now = self.now();
+        self.disks.update(address, |stored| {
+            // Unless the block has been written again meanwhile.
+            if stored.place == place && stored.content == content {
+                stored.unique = unique;
+                stored.born.get_or_insert((now, tag.class_id));
+            }
+        });
+        tag
+    }
+}
+
 impl Classifier for DiskBlocks {
     fn classify_write(&self, offset: u64, block: &[u8], page: Option<GuestAddress>) -> IoTag {
         let facts = self.facts(offset, Direction::Write);
-        let BlockIndex { limit, policy, .. } = &*self.index;
+        let BlockIndex { limit, policy, assume, .. } = &*self.index;
         let address = Address::new(self.disk, offset);
-        let whole = address.filter(|_| block.len() == BLOCK_SIZE).map(|address| (address, xxh3_128(block)));
-        let cached = self.index.cached(page);
-        let arrived = {
-            let mut tables = self.index.lock();
-            match whole {
-                Some((address, content)) => {
-                    let cached = cached.and_then(|block| tables.files.place(block.file, block.offset));
-                    let arrived = tables.arrives(address, content, cached, *limit);
-                    arrived.map(|(place, origin)| (place, tables.origins.get(origin, place)))
-                }
-                None => {
-                    // A part of it is something else now.
-                    if let Some(address) = address {
-                        tables.remove_stored(address, Death::Overwritten);
-                    }
-                    None
-                }
-            }
-            .map(|(place, origin)| {
-                (place, origin, tables.files.get(place.file()).map(|(path, _)| Arc::clone(path)))
-            })
-        };
-        // Looking at each byte takes a while, and others wait for the tables.
-        let arrived = arrived.map(|(place, origin, path)| {
-            let writer = origin.writer.as_ref().map(|writer| writer.name.as_str());
-            let unique = self.index.unique.signals(writer, path.as_deref(), block);
-            (place, origin, unique)
-        });
+        let recognised = address.and_then(|address| Some((address, self.recognise(address, block, page)?)));
         let mut tables = self.index.lock();
-        let tag = match arrived {
-            Some((place, origin, unique)) => {
-                let copied = u64::from(origin.copied_from.is_some());
-                let hinted = u64::from(origin.hint.is_some());
-                tables.counts.unique.add(unique);
-                tables.counts.data += 1;
-                tables.counts.copied += copied;
-                if let Some(summary) = tables.files.summary(place.file()) {
-                    summary.matched += 1;
-                    summary.copied += copied;
-                    summary.encrypted += u64::from(unique.program || unique.extension);
-                    summary.hinted += hinted;
-                }
-                let tag = tables.tag(policy, place, origin, unique, facts);
-                let now = tables.now();
-                if let Some((address, content)) = whole {
-                    tables.disks.update(address, |stored| {
-                        // Unless the place has been written again meanwhile.
-                        if stored.place == place && stored.content == low(content) {
-                            stored.unique = unique;
-                            stored.born.get_or_insert((now, tag.class_id));
-                        }
-                    });
-                }
-                tag
-            }
-            None if self.index.assume == Assume::Complete => {
+        let tag = match recognised {
+            Some((address, block)) => tables.arrived(policy, address, block, facts),
+            None if *assume == Assume::Complete => {
                 tables.counts.metadata += 1;
                 if let Some(address) = address {
                     let (content, place, origin) = (0, Place::NOWHERE, OriginId::default());
@@ -145,7 +154,7 @@ impl Classifier for DiskBlocks {
                 let origin = tables.origins.get(stored.origin, stored.place);
                 tables.tag(policy, stored.place, origin, stored.unique, facts)
             }
-            (_, Some(place)) => tables.tag(policy, place, super::Origin::default(), Unique::default(), facts),
+            (_, Some(place)) => tables.tag(policy, place, Origin::default(), Unique::default(), facts),
             (Some(_), None) => metadata(policy, facts),
             (None, None) => IoTag { class_id: policy.classify(&facts), ..IoTag::default() },
         }

@@ -320,7 +320,7 @@ fn what_a_process_writes_as_it_read_it_is_a_copy() {
 #[derive(Debug, Default)]
 struct Pages(Mutex<std::collections::BTreeMap<GuestAddress, CachedBlock>>);
 
-impl PageCache for Pages {
+impl CachedPages for Pages {
     fn block(&self, page: GuestAddress) -> Option<CachedBlock> {
         self.0.lock().unwrap().get(&page).copied()
     }
@@ -338,7 +338,7 @@ impl Pages {
 fn with_pages() -> (Arc<BlockIndex>, DiskBlocks, Arc<Pages>, [FileId; 2]) {
     let (index, disk) = tables(100);
     let pages = Arc::new(Pages::default());
-    index.set_pages(Arc::clone(&pages) as Arc<dyn PageCache>);
+    index.set_pages(Arc::clone(&pages) as Arc<dyn CachedPages>);
     let files = [index.add_file("/a"), index.add_file("/b")];
     index.identify(files[0], (1, 10));
     index.identify(files[1], (1, 11));

@@ -15,6 +15,7 @@ mod model;
 const WRITE: u64 = 1;
 const GETPID: u64 = 39;
 const EXIT_GROUP: u64 = 231;
+const UNLINK: u64 = 87;
 const OPENAT: u64 = 257;
 const WRITER: usize = 1;
 const OTHER: usize = 2;
@@ -145,6 +146,37 @@ fn an_inode_that_is_used_again_is_another_file() {
         let files = fake.report().files;
         let seen: Vec<(&str, u64)> = files.iter().map(|file| (file.path.as_str(), file.writes)).collect();
         assert_eq!(seen, [("/a.bin", 3), ("/b.bin", 1)]);
+    });
+}
+
+/// It keeps its blocks until nobody has it open any more, which no call says.
+#[test]
+fn a_file_that_is_deleted_while_it_is_open_is_still_written() {
+    everywhere(|fake| {
+        let (links, used, name) = (object(WRITER) + 0x360, object(WRITER) + 0x368, object(WRITER) + 0x480);
+        let class = |fake: &mut Fake, content| {
+            let disk = fake.sky.classifier(0);
+            disk.classify_write(4096, &[content; 4096], None).class
+        };
+        fake.switch(0, WRITER);
+        fake.kernel.put(used, &1u32.to_le_bytes());
+        write(fake, 1);
+        fake.finish(0, 4096);
+        fake.kernel.put(links, &0u32.to_le_bytes());
+        fake.call(0, UNLINK, [name, 0, 0, 0, 0, 0]);
+        fake.finish(0, 0);
+        assert_eq!(class(fake, 1), IoClass::Data);
+        write(fake, 2);
+        fake.finish(0, 4096);
+        fake.kernel.put(used, &0u32.to_le_bytes());
+        fake.call(0, OPENAT, [0; 6]);
+        fake.finish(0, -2);
+        assert_eq!(class(fake, 2), IoClass::Data, "a call that failed tells nothing");
+        write(fake, 3);
+        fake.finish(0, 4096);
+        fake.call(0, UNLINK, [0; 6]);
+        fake.finish(0, 0);
+        assert_eq!(class(fake, 3), IoClass::Unknown);
     });
 }
 

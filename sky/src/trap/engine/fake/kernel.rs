@@ -269,7 +269,15 @@ const MEMBERS: &[(&str, &[(&str, u32)])] = &[
     ("super_block", &[("s_dev", 0)]),
     (
         "inode",
-        &[("i_mode", 0), ("i_size", 8), ("i_ino", 16), ("i_sb", 24), ("i_nlink", 32), ("i_generation", 36)],
+        &[
+            ("i_mode", 0),
+            ("i_size", 8),
+            ("i_ino", 16),
+            ("i_sb", 24),
+            ("i_nlink", 32),
+            ("i_generation", 36),
+            ("i_count", 40),
+        ],
     ),
     ("qstr", &[("name", 8)]),
     ("path", &[("mnt", 0), ("dentry", 8)]),
