@@ -61,6 +61,11 @@ impl PageCache {
     /// # Errors
     /// [`Error::Btf`] on kernels before 5.16, which have no folios.
     pub(super) fn new(btf: &Btf) -> Result<Self> {
+        let page_bytes = btf.size("page")?;
+        // The guest says so, and numbers of pages are divided by it.
+        if page_bytes == 0 {
+            return Err(Error::Btf("struct page has no size".into()));
+        }
         Ok(Self {
             inode_mapping: btf.offset("inode", "i_mapping")?,
             mapping_pages: btf.offset("address_space", "i_pages.xa_head")?,
@@ -68,7 +73,7 @@ impl PageCache {
             node_slots: btf.offset("xa_node", "slots")?,
             folio_mapping: btf.offset("folio", "mapping")?,
             folio_index: btf.offset("folio", "index")?,
-            page_bytes: btf.size("page")?,
+            page_bytes,
         })
     }
 
