@@ -9,7 +9,7 @@ use crate::place::{Place, place};
 use crate::{guest, progress};
 
 /// A test that hangs must not hold the lab for ever.
-const LIMIT: Duration = Duration::from_secs(1200);
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// What sky-vmm says when a guest ends so.
 const TRIPLE_FAULT: &str = "the guest triple-faulted";

@@ -1,12 +1,15 @@
 //! The lab itself, with plain commands: what enters it, what comes out, and what is left behind.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use guest_tests::lab::{Exit, Lab, LabCommand, Output};
 use guest_tests::paths;
+
+/// For what would never end if it went wrong.
+const LIMIT: Duration = Duration::from_secs(600);
 
 fn sh(script: &str) -> LabCommand {
     LabCommand::new("sh").args(["-c", script])
@@ -53,10 +56,11 @@ fn input_arrives_whole_even_if_read_late() {
 #[test]
 fn output_comes_while_the_command_runs() {
     let lab = Lab::connect_or_start().unwrap();
-    let mut first = None;
-    let exit = sh("echo early; sleep 3").stream(&lab, |_, _| first = first.or(Some(Instant::now()))).unwrap();
+    let (seen, input) = mpsc::channel();
+    // It ends only when somebody who has seen its output lets it.
+    let command = sh("echo early; read answer; test $answer = seen").stdin(Answer(input)).timeout(LIMIT);
+    let exit = command.stream(&lab, |_, _| seen.send(b"seen\n").unwrap()).unwrap();
     assert_eq!(exit, Exit::Code(0));
-    assert!(first.unwrap().elapsed() > Duration::from_secs(2));
 }
 
 #[test]
@@ -103,7 +107,7 @@ fn a_command_that_takes_too_long_is_killed() {
     let lab = Lab::connect_or_start().unwrap();
     let error = sh("exec sleep 2424").timeout(Duration::from_secs(1)).output(&lab).unwrap_err().to_string();
     assert!(error.contains("took longer"), "{error}");
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + LIMIT;
     while run("pgrep -f 'sleep 242[4]'").success() {
         assert!(Instant::now() < deadline, "it still runs");
     }
@@ -111,20 +115,25 @@ fn a_command_that_takes_too_long_is_killed() {
 
 #[test]
 fn several_commands_run_at_once() {
-    let (sender, arrived) = mpsc::channel();
-    for _ in 0..3 {
-        let sender = sender.clone();
-        std::thread::spawn(move || {
-            let lab = Lab::connect_or_start().unwrap();
-            let exit =
-                sh("echo here; sleep 5").stream(&lab, |_, _| sender.send(Instant::now()).unwrap()).unwrap();
-            assert_eq!(exit, Exit::Code(0));
-        });
+    // Each waits for the others: one after the other, the first would never end.
+    const MEET: &str = "mkdir -p /tmp/meeting; touch /tmp/meeting/$NUMBER
+        while test $(ls /tmp/meeting | wc -l) -lt 3; do sleep 0.1; done";
+    assert!(run("rm -rf /tmp/meeting").success());
+    std::thread::scope(|scope| {
+        for number in 0..3 {
+            scope.spawn(move || {
+                let command = sh(MEET).env("NUMBER", number.to_string()).timeout(LIMIT);
+                assert!(command.output(&Lab::connect_or_start().unwrap()).unwrap().success());
+            });
+        }
+    });
+}
+
+/// Input that comes when it is sent, and ends with the sender.
+struct Answer(mpsc::Receiver<&'static [u8; 5]>);
+
+impl Read for Answer {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.recv().map_or(Ok(0), |bytes| bytes.as_slice().read(buffer))
     }
-    drop(sender);
-    let times: Vec<Instant> = arrived.iter().collect();
-    assert_eq!(times.len(), 3);
-    // One after the other, the last would come ten seconds after the first.
-    let spread = times.iter().max().unwrap().duration_since(*times.iter().min().unwrap());
-    assert!(spread < Duration::from_secs(8), "{spread:?}");
 }

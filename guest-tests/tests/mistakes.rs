@@ -99,17 +99,15 @@ fn disks_that_are_in_use() {
         let kernel = kernel();
         let disk = Disk::blank(scratch.path("disk.img"), 8).unwrap();
         let initramfs = scratch.path("waiting");
-        guest_tests::guest::initramfs(&kernel, "sleep 10", &initramfs).unwrap();
+        guest_tests::guest::initramfs(&kernel, "read go", &initramfs).unwrap();
         let first = GuestRun::new(&kernel.bzimage(), &initramfs).disk(&disk).beside_another();
         let _turn = guest_tests::guest::Turn::wait(2).unwrap();
-        std::thread::scope(|scope| {
-            let first = scope.spawn(|| first.run().unwrap().ok().unwrap());
-            // The disk is opened before the guest starts, which takes far longer than this.
-            std::thread::sleep(std::time::Duration::from_secs(3));
-            let second = valid(&kernel, &scratch).disk(&disk).beside_another();
-            refused(second, ERROR, &["disk.img", "another instance"]);
-            first.join().unwrap();
-        });
+        let mut first = first.spawn().unwrap();
+        first.wait_for(guest_tests::guest::INIT_MARKER).unwrap();
+        let second = valid(&kernel, &scratch).disk(&disk).beside_another();
+        refused(second, ERROR, &["disk.img", "another instance"]);
+        first.say("go").unwrap();
+        first.finish().unwrap().ok().unwrap();
     });
 }
 

@@ -4,18 +4,15 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use guest_tests::command;
 use guest_tests::packages::{self, Tool};
 use guest_tests::programs::Program;
 use guest_tests::strace::{Call, Outcome, Trace};
 use guest_tests::torture::counts::Own;
-
-const LIMIT: Duration = Duration::from_secs(300);
+use guest_tests::{command, guest};
 
 fn run(command: &mut Command) -> HashMap<String, String> {
-    let output = command::run_with_timeout(command, LIMIT).unwrap();
+    let output = command::run_with_timeout(command, guest::LIMIT).unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{command:?}: {} {said}", String::from_utf8_lossy(&output.stderr));
     said.lines()

@@ -21,7 +21,7 @@ use history::{BLOCK, History};
 use serde_json::Value;
 
 const STEPS: u64 = 200;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(600);
 /// Sizes of the disks in MiB: one with room for all, a small one, and one for the records of some thousand steps.
 const ROOM: u64 = 64;
 const SMALL: u64 = 1;

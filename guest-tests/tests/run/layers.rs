@@ -7,7 +7,6 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use guest_tests::disk::Disk;
 use guest_tests::guest::{GuestRun, MOUNT_ROOTFS, Scratch};
@@ -158,7 +157,6 @@ fn kill_on_all_layers() {
         .option("--disk", disk)
         .option("--disk", format!("path={},format=raw,readonly=on", archive.display()))
         .option("--control", &control)
-        .timeout(Duration::from_secs(600))
         .monitor(&config)
         .spawn()
         .unwrap();

@@ -6,7 +6,6 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use guest_tests::disk::Disk;
 use guest_tests::guest::{self, CMDLINE, Scratch};
@@ -20,8 +19,6 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::root::convert;
 
-/// Emulation takes its time.
-const LIMIT: Duration = Duration::from_secs(240);
 const FILES: usize = 30;
 
 /// Writes files of every size, some of which compress, gives space back, and says what it wrote.
@@ -82,7 +79,7 @@ fn a_guest_of_qemu_uses_a_selfie_disk_over_vhost_user() {
         qemu.arg("-kernel").arg(kernel.bzimage()).arg("-initrd").arg(&initramfs).args(["-append", CMDLINE]);
         qemu.arg("-chardev").arg(format!("socket,id=disk,path={}", socket.display()));
         qemu.args(["-device", "vhost-user-blk-pci,chardev=disk,num-queues=2"]);
-        let output = command::run_with_timeout(&mut qemu, LIMIT);
+        let output = command::run_with_timeout(&mut qemu, guest::LIMIT);
         stop.write(1).unwrap();
         server.join().unwrap().unwrap();
         output.unwrap()

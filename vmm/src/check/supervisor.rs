@@ -11,10 +11,10 @@ use kvm_ioctls::Kvm;
 use super::guest::Leash;
 use super::{Failure, Test, TestResult};
 
-/// Tests take microseconds on hardware and milliseconds on an emulated CPU.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Tests take microseconds on hardware and milliseconds on an emulated CPU, but that may stand still with its host.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a vCPU may take to obey a kick.
-const OBEDIENCE: Duration = Duration::from_secs(1);
+const OBEDIENCE: Duration = Duration::from_secs(10);
 
 /// Runs one test on a thread of its own. A thread that does not even obey a signal is left behind.
 pub(super) fn supervise(test: &Test) -> TestResult {

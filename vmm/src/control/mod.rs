@@ -33,8 +33,9 @@ pub use disk::{CacheAction, DiskLayers};
 pub use protocol::{MAX_LINE, Request, answer};
 pub use server::ControlSocket;
 
-/// How long traps may take to be set. Looking through a guest's kernel takes milliseconds, and a second when emulated.
-const ARM_PATIENCE: Duration = Duration::from_secs(5);
+/// How long traps may take to be set. Looking through a guest's kernel takes milliseconds, and a second when emulated
+/// by a host that does nothing else.
+const ARM_PATIENCE: Duration = Duration::from_secs(30);
 const ARM_AGAIN: Duration = Duration::from_millis(10);
 
 /// What can be asked for. [`Running`] is the one that there is; tests have another.
