@@ -11,6 +11,16 @@ pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "lab: {text}");
 }
 
+/// Says what is not about the work but its result.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Says what another process has said on its standard error.
+pub fn pass_on(text: &[u8]) {
+    let _ = std::io::stderr().write_all(text);
+}
+
 /// A wait with a beginning and an end.
 #[derive(Debug)]
 pub struct Wait {

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use guest_tests::{Result, results};
+use guest_tests::Result;
+use guest_tests::results::{self, Figures};
 
 /// Measure and compare. Without a name, the benchmarks are listed.
 #[derive(Parser)]
@@ -11,6 +12,9 @@ use guest_tests::{Result, results};
 struct Args {
     /// Which benchmark
     name: Option<String>,
+    /// Measure only these parts, print their figures, and keep nothing
+    #[arg(long, value_name = "PART", value_delimiter = ',', requires = "name", conflicts_with_all = ["part", "saved"])]
+    only: Vec<String>,
     /// Measure one part here and print its figures; this is how the program calls itself in the lab
     #[arg(long, hide = true, requires = "name")]
     part: Option<String>,
@@ -29,6 +33,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// As lines that another process reads.
+fn print(figures: &Figures) {
+    for (key, value) in figures {
+        println!("{key}={value}");
+    }
+}
+
 fn run(args: &Args) -> Result<()> {
     let Some(name) = &args.name else {
         println!("Benchmarks (cargo results NAME):");
@@ -39,12 +50,14 @@ fn run(args: &Args) -> Result<()> {
     };
     let benchmark = results::find(name)?;
     if let Some(part) = &args.part {
-        for (key, value) in benchmark.run_part(part)? {
-            println!("{key}={value}");
-        }
+        print(&benchmark.run_part(part)?);
         return Ok(());
     }
-    let figures = if args.saved { benchmark.saved()? } else { benchmark.run()? };
+    if !args.only.is_empty() {
+        print(&benchmark.run(&args.only)?);
+        return Ok(());
+    }
+    let figures = if args.saved { benchmark.saved()? } else { benchmark.run(&[])? };
     if !benchmark.metrics.is_empty() {
         println!("{}", results::table(benchmark, &figures));
     }

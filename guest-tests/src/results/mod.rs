@@ -119,11 +119,13 @@ pub fn find(name: &str) -> Result<&'static Benchmark> {
 }
 
 impl Benchmark {
-    /// Measures everything, each part where it can be measured.
-    pub fn run(&self) -> Result<Figures> {
+    /// Measures everything, or only the parts of these names, each where it can be measured.
+    pub fn run(&self, only: &[String]) -> Result<Figures> {
+        let named: Vec<&Part> = only.iter().map(|name| self.part(name)).collect::<Result<_>>()?;
+        let parts = if named.is_empty() { self.parts.iter().collect() } else { named };
         let mut figures = Figures::new();
-        for (at, part) in self.parts.iter().enumerate() {
-            progress::note(&format!("measuring {} ({} of {})", part.name, at + 1, self.parts.len()));
+        for (at, part) in parts.iter().enumerate() {
+            progress::note(&format!("measuring {} ({} of {})", part.name, at + 1, parts.len()));
             figures.extend(setting::measure(self.name, part)?);
         }
         Ok(figures)
@@ -131,8 +133,14 @@ impl Benchmark {
 
     /// Measures one part here, in this process.
     pub fn run_part(&self, name: &str) -> Result<Figures> {
-        let part = self.parts.iter().find(|part| part.name == name);
-        (part.ok_or_else(|| Error::Missing(format!("{} has no part {name}", self.name)))?.measure)()
+        (self.part(name)?.measure)()
+    }
+
+    fn part(&self, name: &str) -> Result<&Part> {
+        self.parts.iter().find(|part| part.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.parts.iter().map(|part| part.name).collect();
+            Error::Missing(format!("{} has no part {name}; there are: {}", self.name, names.join(", ")))
+        })
     }
 
     /// Writes the figures to their file and gives its path.
@@ -192,6 +200,8 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let error = find("boat").err().unwrap().to_string();
         assert!(error.contains("no benchmark boat") && error.contains("boot"), "{error}");
+        let error = accuracy::ACCURACY.run(&["ext5".to_owned()]).err().unwrap().to_string();
+        assert!(error.contains("no part ext5") && error.contains("ext4-complete"), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::guest;
 use crate::lab::{Lab, LabCommand};
 use crate::place::{Place, inside_lab, place};
+use crate::progress;
 
 /// Parts take a minute or two.
 const PART_LIMIT: Duration = Duration::from_secs(480);
@@ -57,6 +58,7 @@ fn elsewhere(lab: &Lab, benchmark: &str, part: &Part) -> Result<Figures> {
     let output = command.output(lab)?;
     let text = String::from_utf8_lossy(&output.stdout);
     if output.success() {
+        progress::pass_on(&output.stderr);
         return parse(&text).ok_or_else(|| Error::Guest {
             problem: format!("the measurement {}/{} printed no figures", benchmark, part.name),
             output: text.into_owned(),

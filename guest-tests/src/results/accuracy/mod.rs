@@ -14,6 +14,7 @@ mod judge;
 mod script;
 mod truth;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -146,15 +147,35 @@ fn text(disk: &Disk) -> Result<String> {
 /// The matrix, and what was missed: for people.
 fn tell(kind: FileSystem, others: bool, verdict: &Verdict) {
     let mode = if others { "partial" } else { "complete" };
-    let mut text =
-        format!("{} ({mode}): blocks, by what they are and what their last write was taken for", kind.name());
-    for ((truth, said), count) in &verdict.matrix {
-        text += &format!("\n  {truth:<18} {said:<9} {count:>7}");
+    let mut text = format!(
+        "\n{} ({mode}): blocks, by what they are, and by what their last write was taken for\n",
+        kind.name()
+    );
+    text += &matrix(&verdict.matrix);
+    let shares = [("written", verdict.writes), ("read", verdict.reads), ("metadata", verdict.metadata)];
+    for (what, (all, right)) in shares {
+        text += &format!("  {what}: {right} of {all} right\n");
     }
     for (remark, count) in &verdict.remarks {
-        text += &format!("\n  {count:>7} x {remark}");
+        text += &format!("  {count} x {remark}\n");
     }
-    progress::note(&text);
+    progress::tell(&text);
+}
+
+/// A confusion matrix: a line for each thing that a block can be, a column for each that it can be taken for.
+fn matrix(counts: &BTreeMap<(&'static str, String), u64>) -> String {
+    let lines: BTreeSet<&str> = counts.keys().map(|(truth, _)| *truth).collect();
+    let columns: BTreeSet<&str> = counts.keys().map(|(_, said)| said.as_str()).collect();
+    let mut text = format!("  {:<18}", "");
+    columns.iter().for_each(|said| text += &format!(" {said:>9}"));
+    for truth in lines {
+        text += &format!("\n  {truth:<18}");
+        for said in &columns {
+            let count = counts.get(&(truth, (*said).to_owned())).copied().unwrap_or_default();
+            text += &format!(" {count:>9}");
+        }
+    }
+    text + "\n"
 }
 
 #[expect(clippy::cast_precision_loss, reason = "blocks are counted in thousands")]
@@ -170,6 +191,19 @@ fn percent((all, right): (u64, u64)) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_matrix_has_a_place_for_every_pair() {
+        let counts =
+            [(("journal", "metadata"), 7), (("monitored", "data"), 10365), (("monitored", "unknown"), 2)];
+        let counts = counts.map(|((truth, said), count)| ((truth, said.to_owned()), count)).into();
+        let lines = [
+            "                          data  metadata   unknown",
+            "  journal                    0         7         0",
+            "  monitored              10365         0         2",
+        ];
+        assert_eq!(matrix(&counts), lines.join("\n") + "\n");
+    }
 
     #[test]
     fn every_file_system_has_its_figures() {
