@@ -182,6 +182,7 @@ mod tests {
     use vm_memory::GuestMemoryMmap;
 
     use super::*;
+    use crate::guest::btf::builder::Builder;
 
     const MEMORY: usize = 2 << 20;
     /// Both show all of the memory, from its beginning.
@@ -193,6 +194,8 @@ mod tests {
     const MAPPING: u64 = 0x10_9000;
     /// Nodes from here on.
     const NODES: u64 = 0x10_a000;
+    /// Number of the type `struct xarray` in [`types`].
+    const XARRAY: u32 = 4;
     const PAGES: PageCache = PageCache {
         inode_mapping: 8,
         mapping_pages: 16,
@@ -300,6 +303,33 @@ mod tests {
         assert!(PAGES.find(&view(&memory), Gva(DIRECT + INODE), 0).is_err());
         put(&memory, NODES, 7);
         assert!(PAGES.find(&view(&memory), Gva(DIRECT + INODE), 0).is_err(), "no chunk has such a height");
+    }
+
+    /// Type information of a kernel with a `struct page` of so many bytes.
+    fn types(page_bytes: u32) -> Btf {
+        const STRUCT: u32 = 4;
+        let mut builder = Builder::new();
+        for (name, size, members) in [
+            ("page", page_bytes, &[][..]),
+            ("inode", 16, &[("i_mapping", 8)]),
+            ("address_space", 24, &[("i_pages", 8)]),
+            ("xarray", 16, &[("xa_head", 8)]),
+            ("xa_node", 48, &[("shift", 0), ("slots", 40)]),
+            ("folio", 40, &[("mapping", 24), ("index", 32)]),
+        ] {
+            builder.head(name, STRUCT, u32::try_from(members.len()).unwrap(), size);
+            for &(member, byte) in members {
+                builder.member(member, XARRAY, byte);
+            }
+        }
+        Btf::parse(builder.build()).unwrap()
+    }
+
+    #[test]
+    fn pages_without_a_size_are_refused() {
+        let pages = PageCache::new(&types(64)).unwrap();
+        assert_eq!((pages.page_bytes, pages.mapping_pages), (64, 16));
+        assert!(matches!(PageCache::new(&types(0)), Err(Error::Btf(_))));
     }
 
     proptest! {
