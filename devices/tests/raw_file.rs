@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::ffi::CString;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use sky_devices::block::{BlockDevice, Error, ErrorKind, Operation, RawFile, RawOptions};
 use tempfile::NamedTempFile;
@@ -49,6 +52,32 @@ fn unrelated_descriptors_do_not_drop_the_lock() {
     // A process-wide lock would be gone after this.
     drop(std::fs::File::open(file.path()).unwrap());
     assert_eq!(kind_of(open(file.path(), false)), ErrorKind::Locked);
+}
+
+/// A process that is being started has copies of our descriptors.
+#[test]
+fn a_lock_ends_though_others_have_the_file_open() {
+    let file = image(&[0; 4096]);
+    let writer = open(file.path(), false).unwrap();
+    let (mut begun, tell) = std::io::pipe().unwrap();
+    let (wait, mut end) = std::io::pipe().unwrap();
+    let mut child = Command::new("true");
+    // SAFETY: between fork and exec it only reads from a pipe and writes to one.
+    unsafe {
+        child.pre_exec(move || {
+            (&tell).write_all(b"!")?;
+            (&wait).read_exact(&mut [0])
+        });
+    }
+    std::thread::scope(|scope| {
+        let started = scope.spawn(|| child.status().unwrap());
+        begun.read_exact(&mut [0]).unwrap();
+        drop(writer);
+        let opened = open(file.path(), false).map(drop);
+        end.write_all(b"!").unwrap();
+        assert!(started.join().unwrap().success());
+        opened.unwrap();
+    });
 }
 
 #[test]

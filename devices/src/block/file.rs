@@ -19,6 +19,7 @@ use self::limits::Alignment;
 use self::open::Opened;
 use self::ring::Rings;
 use super::counts::Counters;
+use super::lock::LockedFile;
 use super::range::{check_range, length_of, to_u64};
 use super::{Error, ErrorKind, Operation, Result, Storage, StorageCounts, StorageProperties};
 
@@ -38,7 +39,7 @@ const THREADS: usize = 8;
 /// An open and locked file.
 #[derive(Debug)]
 pub struct FileStorage {
-    file: File,
+    file: LockedFile,
     path: PathBuf,
     properties: StorageProperties,
     cache: Cache,
@@ -122,7 +123,7 @@ impl FileStorage {
         &self.path
     }
 
-    /// Another descriptor of the open file, which keeps its lock for as long as it is open.
+    /// Another descriptor of the open file, whose lock ends with this one all the same.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -181,7 +182,7 @@ impl FileStorage {
         }
         loop {
             let mode = if hole { FallocateMode::PunchHole } else { FallocateMode::ZeroRange };
-            let Err(error) = fallocate(&self.file, mode, true, offset, length) else {
+            let Err(error) = fallocate(&*self.file, mode, true, offset, length) else {
                 self.counters.punch();
                 return Ok(true);
             };

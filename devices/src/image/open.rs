@@ -79,7 +79,7 @@ impl ImageSpec {
 #[derive(Debug)]
 enum Disk {
     Raw(Box<RawFile>),
-    Qcow2(Qcow2Source),
+    Qcow2(Box<Qcow2Source>),
     Selfie(Box<SelfieDisk>),
 }
 
@@ -298,7 +298,7 @@ impl Image {
     fn device(&self) -> &dyn BlockDevice {
         match &self.disk {
             Disk::Raw(raw) => raw.as_ref(),
-            Disk::Qcow2(qcow2) => qcow2,
+            Disk::Qcow2(qcow2) => qcow2.as_ref(),
             Disk::Selfie(disk) => &disk.selfie,
         }
     }
@@ -319,7 +319,7 @@ fn open_qcow2(spec: &ImageSpec, chain: &mut Chain) -> Result<(Disk, Option<Arc<I
     if !spec.read_only {
         return refuse(ErrorKind::Unsupported, "qcow2 images can be read here, and not written");
     }
-    let mut qcow2 = Qcow2Source::open(&spec.path)?;
+    let mut qcow2 = Box::new(Qcow2Source::open(&spec.path)?);
     let Some(named) = qcow2.named_backing().cloned() else { return Ok((Disk::Qcow2(qcow2), None)) };
     match spec.backing {
         BackingPolicy::Leave => return Ok((Disk::Qcow2(qcow2), None)),

@@ -42,6 +42,8 @@ pub struct Qcow2Source {
     file_length: u64,
     named: Option<NamedBacking>,
     backing: Option<Arc<dyn BlockDevice>>,
+    /// The image's file, for its lock.
+    _locked: FileStorage,
 }
 
 impl Qcow2Source {
@@ -54,7 +56,8 @@ impl Qcow2Source {
     pub fn open(path: &Path) -> Result<Self> {
         let fail = |error: Error| error.on(path);
         let options = FileOptions { read_only: true, cache: Cache::Buffered, ..FileOptions::new(path) };
-        let file = FileStorage::open(options)?.duplicate()?;
+        let locked = FileStorage::open(options)?;
+        let file = locked.duplicate()?;
         let io = |error| fail(Error::from_io(Operation::Open, error));
         let file_length = file.metadata().map_err(io)?.len();
         let header = Header::read(&file).map_err(fail)?;
@@ -64,7 +67,7 @@ impl Qcow2Source {
         if image.size() != header.size {
             return Err(fail(Error::new(ErrorKind::Corrupt, Operation::Open)));
         }
-        Ok(Self { image, path: path.to_owned(), header, file_length, named, backing: None })
+        Ok(Self { image, path: path.to_owned(), header, file_length, named, backing: None, _locked: locked })
     }
 
     /// The backing image that the image names.

@@ -8,11 +8,12 @@ use rustix::fs::OFlags;
 
 use super::limits::{self, Alignment};
 use super::options::{Cache, FileOptions};
-use crate::block::{Error, ErrorKind, Operation, Result, lock};
+use crate::block::lock::LockedFile;
+use crate::block::{Error, ErrorKind, Operation, Result};
 
 /// An open and locked file.
 pub(super) struct Opened {
-    pub(super) file: File,
+    pub(super) file: LockedFile,
     pub(super) regular: bool,
     /// What requests past the page cache must be; nothing if they go through it.
     pub(super) direct: Option<Alignment>,
@@ -41,7 +42,7 @@ pub(super) fn open(options: &FileOptions, create: bool) -> Result<Opened> {
     if !kind.is_file() && !kind.is_block_device() {
         return Err(fail(Error::new(ErrorKind::NotAFile, Operation::Open)));
     }
-    lock::try_lock(&file, !options.read_only).map_err(|error| {
+    let file = LockedFile::lock(file, !options.read_only).map_err(|error| {
         fail(match error.raw_os_error() {
             Some(libc::EAGAIN | libc::EACCES) => Error::new(ErrorKind::Locked, Operation::Lock),
             _ => Error::from_io(Operation::Lock, error),
