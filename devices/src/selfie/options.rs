@@ -76,7 +76,8 @@ pub struct OpenOptions {
     /// How zones come to be zeros.
     pub zeroing: Zeroing,
     /// After so many clusters without a flush nobody waits for the single one: further ones come from holes, without
-    /// zeros written ahead, because what the file system then has left to do is done once for all of them.
+    /// zeros written ahead, because what the file system then has left to do is done once for all of them. So do all
+    /// where there is a fifth of that between two flushes, on average.
     pub stream: u64,
     /// Where mappings are collected.
     pub summaries: Summaries,

@@ -19,8 +19,12 @@ use super::format::{
     BLOCK, BLOCKS, Blocks, CLUSTER, Cluster, Entry, HEADER, Kind, Lead, Virtual, ZoneKind, compress, expand,
     is_zero,
 };
+use super::locks::LOCKS;
 use super::{Core, create, lock};
 use crate::block::{Error, ErrorKind, Operation, Result};
+
+/// Clusters that are written in one piece, at most.
+const RUN: usize = 16;
 
 /// Whole blocks that are to be written, and where in their cluster they begin.
 struct Piece<'a> {
@@ -44,6 +48,24 @@ impl Piece<'_> {
     }
 }
 
+/// A cluster that is nowhere yet, as it is to be.
+struct New {
+    of: Virtual,
+    /// Its table speaks of it.
+    over: bool,
+    /// The backing image is seen through what is not written.
+    through: bool,
+    blocks: Blocks,
+    /// The first block that is written, compressed, if that is embedded.
+    payload: Option<Vec<u8>>,
+}
+
+impl New {
+    fn is_embedded(&self) -> bool {
+        self.payload.is_some()
+    }
+}
+
 /// The pieces of a range, one for each cluster: the cluster, the offset in it, and the length.
 pub(super) fn pieces(mut offset: u64, length: u64) -> impl Iterator<Item = (Virtual, usize, usize)> {
     let end = offset + length;
@@ -62,7 +84,25 @@ impl Core {
         self.throttle()?;
         self.activity.fetch_add(1, Ordering::Relaxed);
         let mut rest = data;
-        for (cluster, at, length) in pieces(offset, data.len() as u64) {
+        let mut pieces = pieces(offset, data.len() as u64).peekable();
+        while let Some((cluster, at, length)) = pieces.next() {
+            let whole = |length| length == CLUSTER;
+            if whole(length)
+                && pieces.peek().is_some_and(|next| whole(next.2))
+                && !self.map.get(cluster).is_mapped()
+            {
+                let mut held = vec![self.locks.exclusive(cluster)];
+                while held.len() < RUN
+                    // Locks are taken in their order, in which there is a seam.
+                    && let Some((next, ..)) = pieces.next_if(|next| whole(next.2) && !next.0.0.is_multiple_of(LOCKS))
+                {
+                    held.push(self.locks.exclusive(next));
+                }
+                let (piece, later) = rest.split_at(held.len() * CLUSTER);
+                rest = later;
+                self.write_clusters(cluster, piece)?;
+                continue;
+            }
             let (piece, later) = rest.split_at(length);
             rest = later;
             if !self.write_in_place(cluster, at, piece)? {
@@ -71,6 +111,33 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Writes whole clusters that nobody else looks at: together those that are new and side by side.
+    fn write_clusters(&self, first: Virtual, data: &[u8]) -> Result<()> {
+        let mut news: Vec<New> = Vec::new();
+        let mut start = 0;
+        for (of, (at, piece)) in (first.0..).zip((0..).step_by(CLUSTER).zip(data.chunks(CLUSTER))) {
+            let of = Virtual(of);
+            let entry = self.map.get(of);
+            let piece = Piece { first: 0, data: Cow::Borrowed(piece) };
+            let new = if entry.is_mapped() { None } else { self.new_cluster(of, &entry, &piece) };
+            let follows = |new: &New| news.last().is_some_and(|last| last.is_embedded() == new.is_embedded());
+            if !new.as_ref().is_some_and(follows) {
+                self.write_new(&std::mem::take(&mut news), 0, &data[start..at])?;
+                start = at;
+            }
+            match new {
+                Some(new) => news.push(new),
+                None => {
+                    if entry.is_mapped() {
+                        self.write_cluster(of, 0, &piece.data)?;
+                    }
+                    start = at + CLUSTER;
+                }
+            }
+        }
+        self.write_new(&news, 0, &data[start..])
     }
 
     /// Writes where nothing but the content changes. Returns false where that is not so.
@@ -96,7 +163,10 @@ impl Core {
         let entry = self.map.get(of);
         let piece = self.whole_blocks(of, &entry, at, data)?;
         match entry.kind {
-            Kind::Empty | Kind::Zero => self.write_new(of, &entry, &piece),
+            Kind::Empty | Kind::Zero => match self.new_cluster(of, &entry, &piece) {
+                Some(new) => self.write_new(&[new], piece.first, &piece.data),
+                None => Ok(()),
+            },
             Kind::Embedded => self.write_embedded(of, &entry, &piece),
             Kind::Plain => self.write_plain(of, &entry, &piece),
         }
@@ -118,12 +188,12 @@ impl Core {
         Ok(Piece { first, data: Cow::Owned(whole) })
     }
 
-    /// A cluster that is nowhere yet.
-    fn write_new(&self, of: Virtual, entry: &Entry, piece: &Piece<'_>) -> Result<()> {
+    /// What a cluster that is nowhere yet becomes; nothing if it is the zeros that are to be written.
+    fn new_cluster(&self, of: Virtual, entry: &Entry, piece: &Piece<'_>) -> Option<New> {
         // Where the backing image is seen through what is not written.
         let through = self.has_backing() && entry.kind == Kind::Empty;
         if !through && is_zero(&piece.data) {
-            return Ok(());
+            return None;
         }
         let mut blocks = match (self.has_backing(), through) {
             (false, _) => Blocks::ALL_HERE,
@@ -137,42 +207,70 @@ impl Core {
                 blocks = blocks.with(block, if zero { Blocks::ZERO } else { written });
             }
         }
-        let over = entry.kind == Kind::Zero;
-        let lead = piece.block(piece.first).filter(|_| self.embeds).and_then(compress);
-        let Some(payload) = lead else {
-            return self.write_new_plain(of, blocks.settled(), piece, through);
-        };
-        let cluster = self.zones.allocate(ZoneKind::Z, Some(of))?;
-        let sequence = self.next_sequence();
-        let rotation = u8::try_from(piece.first).unwrap_or(0);
-        let entry = Entry { kind: Kind::Embedded, cluster, rotation, sequence, blocks, over, tabled: false };
-        let header = self.header(of, &entry, &payload)?;
-        let mut bytes = piece.data.to_vec();
-        embed(&mut bytes[..BLOCK], &header, &payload);
-        if let Err(error) = self.write_at(cluster.offset(), &bytes) {
-            // What was not written must not turn up after a crash either.
-            self.undo(cluster);
-            return Err(error);
+        let payload = piece.block(piece.first).filter(|_| self.embeds).and_then(compress);
+        Some(New { of, over: entry.kind == Kind::Zero, through, blocks, payload })
+    }
+
+    /// Writes clusters that are nowhere yet, all embedded or all plain: in one piece where they get places side by side.
+    /// `data` begins with block `first` of each, which is 0 if they are several.
+    fn write_new(&self, news: &[New], first: usize, data: &[u8]) -> Result<()> {
+        let kind = if news.first().is_some_and(New::is_embedded) { ZoneKind::Z } else { ZoneKind::N };
+        let owners: Vec<_> = news.iter().map(|new| Some(new.of).filter(|_| new.is_embedded())).collect();
+        let (mut news, mut data) = (news, data);
+        while !news.is_empty() {
+            let (cluster, count) = self.zones.allocate_run(kind, &owners[owners.len() - news.len()..])?;
+            let (now, later) = news.split_at(count);
+            // The last one may be a part of a cluster.
+            let (bytes, behind) = data.split_at(data.len().min(count * CLUSTER));
+            match kind {
+                ZoneKind::Z => self.write_new_embedded(now, cluster, first, bytes)?,
+                _ => self.write_new_plain(now, cluster, first, bytes)?,
+            }
+            (news, data) = (later, behind);
         }
-        self.counters.embedded.fetch_add(1, Ordering::Relaxed);
-        self.map.set(of, &entry);
         Ok(())
     }
 
-    fn write_new_plain(&self, of: Virtual, blocks: Blocks, piece: &Piece<'_>, ordered: bool) -> Result<()> {
-        let cluster = self.zones.allocate(ZoneKind::N, None)?;
-        let at = cluster.offset() + (piece.first * BLOCK) as u64;
-        if let Err(error) = self.write_at(at, &piece.data) {
-            self.flushing.bury(cluster);
+    fn write_new_embedded(&self, news: &[New], cluster: Cluster, first: usize, data: &[u8]) -> Result<()> {
+        let rotation = u8::try_from(first).unwrap_or(0);
+        let places = || (cluster.0..).map(Cluster);
+        // Aligned, so that it need not be copied to where it is.
+        let mut buffer = Vec::<u8>::with_capacity(data.len() + BLOCK);
+        let start = buffer.as_ptr().align_offset(BLOCK).min(BLOCK);
+        buffer.resize(start, 0);
+        buffer.extend_from_slice(data);
+        let bytes = &mut buffer[start..];
+        let mut entries = Vec::with_capacity(news.len());
+        for ((new, cluster), bytes) in news.iter().zip(places()).zip(bytes.chunks_mut(CLUSTER)) {
+            let (sequence, blocks, over) = (self.next_sequence(), new.blocks, new.over);
+            let entry =
+                Entry { kind: Kind::Embedded, cluster, rotation, sequence, blocks, over, tabled: false };
+            let payload = new.payload.as_deref().unwrap_or_default();
+            embed(&mut bytes[..BLOCK], &self.header(new.of, &entry, payload)?, payload);
+            entries.push(entry);
+        }
+        if let Err(error) = self.write_at(cluster.offset(), bytes) {
+            // What was not written must not turn up after a crash either.
+            places().take(news.len()).for_each(|cluster| self.undo(cluster));
             return Err(error);
         }
-        self.counters.plain.fetch_add(1, Ordering::Relaxed);
-        let sequence = self.next_sequence();
-        self.map.update(
-            of,
-            &Entry { kind: Kind::Plain, cluster, sequence, blocks, ..Entry::default() },
-            ordered,
-        );
+        self.counters.embedded.fetch_add(news.len() as u64, Ordering::Relaxed);
+        news.iter().zip(&entries).for_each(|(new, entry)| self.map.set(new.of, entry));
+        Ok(())
+    }
+
+    fn write_new_plain(&self, news: &[New], cluster: Cluster, first: usize, data: &[u8]) -> Result<()> {
+        let places = || (cluster.0..).map(Cluster);
+        if let Err(error) = self.write_at(cluster.offset() + (first * BLOCK) as u64, data) {
+            places().take(news.len()).for_each(|cluster| self.flushing.bury(cluster));
+            return Err(error);
+        }
+        self.counters.plain.fetch_add(news.len() as u64, Ordering::Relaxed);
+        for (new, cluster) in news.iter().zip(places()) {
+            let (sequence, blocks) = (self.next_sequence(), new.blocks.settled());
+            let entry = Entry { kind: Kind::Plain, cluster, sequence, blocks, ..Entry::default() };
+            self.map.update(new.of, &entry, new.through);
+        }
         Ok(())
     }
 
@@ -372,7 +470,9 @@ impl Core {
 
     /// A cluster whose first write failed is nobody's.
     fn undo(&self, cluster: Cluster) {
-        if self.write_at(cluster.offset(), &[0; BLOCK]).is_err() {
+        // On a medium that is full a hole can be made where nothing can be written.
+        let is_hole = self.storage.punch(cluster.offset(), BLOCK as u64).unwrap_or(false);
+        if !is_hole && self.write_at(cluster.offset(), &[0; BLOCK]).is_err() {
             // It would be taken for the disk's after a crash, and nothing can be done about that.
             self.failed.store(true, Ordering::Release);
         }

@@ -98,8 +98,12 @@ impl Subject for Selfie {
             background: false,
             tended: self.has_chores(),
             ordered: *self == Self::Ordered,
-            // Few workloads write more than this between two flushes.
-            stream: if matches!(self, Self::Tended | Self::Worn) { 3 } else { 32 },
+            // Few workloads write as much between two flushes as by default.
+            stream: match self {
+                Self::Tended => 3,
+                Self::Worn => 12,
+                _ => 32,
+            },
             zeroing: if *self == Self::Sparse { Zeroing::Sparse } else { Zeroing::Written },
             ..OpenOptions::default()
         };
@@ -138,7 +142,8 @@ impl Selfie {
             let bytes = vec![0; usize::try_from(size).unwrap()];
             Arc::new(MemoryDisk::from_bytes(bytes, true).unwrap()) as Arc<dyn BlockDevice>
         });
-        let options = OpenOptions { background: false, ..OpenOptions::default() };
+        // All of it into one zone after the other.
+        let options = OpenOptions { background: false, stream: u64::MAX, ..OpenOptions::default() };
         let image = Engine::open(storage, options, below).map_err(said)?;
         let text = [b'x'; 4096];
         let mut noise = [0; 4096];

@@ -68,6 +68,7 @@ fn range(random: &mut Random, sectors: u64) -> (u64, u64) {
         12..=15 => (8, 64),
         16 => (1, CLUSTER),
         17 => (CLUSTER, CLUSTER),
+        18 => (CLUSTER, 4 * CLUSTER),
         _ => (8, 3 * CLUSTER),
     };
     let count = ((1 + random.below(most / unit)) * unit).min(sectors);

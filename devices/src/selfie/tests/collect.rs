@@ -8,11 +8,13 @@ fn recorded(backed: bool) -> Setup {
     Setup { disk: Arc::new(setup.disk.copy_as(SimulatedOptions::file())), ..setup }
 }
 
-/// A disk of more than a zone, whose chores are done when they are asked for.
+/// A disk of more than a zone, whose chores are done when they are asked for, and in which all that is embedded goes
+/// into one zone after the other.
 fn tended() -> Setup {
     let disk = SimulatedDisk::new(SimulatedOptions { record: false, ..SimulatedOptions::file() });
     create(&disk, &CreateOptions { max_size: Some(1 << 30), ..CreateOptions::new(1100 * 65536) }).unwrap();
-    Setup { disk: Arc::new(disk), backing: None, options: OpenOptions { tended: true, ..options() } }
+    let options = OpenOptions { tended: true, stream: u64::MAX, ..options() };
+    Setup { disk: Arc::new(disk), backing: None, options }
 }
 
 /// The entry of a zone cannot be written once, after its summary was.

@@ -9,6 +9,8 @@
 //! No cluster is handed out twice while its zone is in use: one that is given up stays dead, with a hole in its place,
 //! until the whole zone is. So a header, or a table that speaks of a cluster, is never about something else's data.
 
+mod streams;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +40,8 @@ pub(super) struct Zone {
     pub(super) live: u16,
     /// Headers of clusters before this one do not change any more: a summary is being written, or was.
     pub(super) frozen: u16,
+    /// What is zeros ahead is holes, so that the next time that the image is opened counts on nothing.
+    holes: bool,
     /// Of a Z zone that the summary does not know entirely: what was put into its clusters.
     owners: Vec<Option<Virtual>>,
 }
@@ -45,7 +49,7 @@ pub(super) struct Zone {
 impl Zone {
     /// A zone as its entry describes it, none of whose clusters is known to be in use.
     pub(super) fn new(entry: ZoneEntry) -> Self {
-        Self { entry, next: 0, zeroed: 0, live: 0, frozen: entry.committed, owners: Vec::new() }
+        Self { entry, next: 0, zeroed: 0, live: 0, frozen: entry.committed, holes: false, owners: Vec::new() }
     }
 
     /// A cluster can be handed out.
@@ -76,6 +80,10 @@ struct Inner {
     zones: Vec<Zone>,
     /// Zones of either kind that are not full, the one in use first.
     open: [VecDeque<u32>; 2],
+    /// The zones that streams take clusters from, which are not among the others. They are holes.
+    streams: [Option<u32>; 2],
+    /// There was no room for such a zone, and none was freed since; or the medium makes no holes.
+    no_streams: bool,
     /// Z zones that are full and whose summaries do not know all.
     full: Vec<u32>,
     /// Zones that are free, of which the medium may say otherwise.
@@ -84,6 +92,15 @@ struct Inner {
     handed: [u64; 2],
     /// Clusters that were handed out since the last flush.
     unflushed: u64,
+    /// [`PACE`] times as many as were handed out between two flushes, on average of the last ones.
+    pace: u64,
+}
+
+impl Inner {
+    /// Zones of a kind that are not full.
+    fn unfilled(&self, kind: ZoneKind) -> impl Iterator<Item = u32> {
+        self.open[index(kind)].iter().copied().chain(self.streams[index(kind)])
+    }
 }
 
 /// All zones of an image.
@@ -168,41 +185,50 @@ impl Zones {
     /// # Errors
     /// [`ErrorKind::NoSpace`] when the image cannot grow; nothing has changed then.
     pub(super) fn allocate(&self, kind: ZoneKind, of: Option<Virtual>) -> Result<Cluster> {
+        self.allocate_run(kind, &[of]).map(|(cluster, _)| cluster)
+    }
+
+    /// As [`allocate`](Self::allocate), for several: hands out one and as many behind it as there are, and says how many.
+    pub(super) fn allocate_run(&self, kind: ZoneKind, of: &[Option<Virtual>]) -> Result<(Cluster, usize)> {
+        self.begin_stream(kind)?;
+        let mut any = false;
         loop {
-            if let Some(cluster) = self.hand_out(kind, of) {
-                return Ok(cluster);
+            if let Some(run) = self.hand_out(kind, of, any) {
+                return Ok(run);
             }
-            self.prepare(kind, 1)?;
+            match self.prepare(kind, 1) {
+                // There may be some left that are kept for streams.
+                Err(error) if error.kind() == ErrorKind::NoSpace && !any => any = true,
+                prepared => prepared?,
+            }
         }
     }
 
-    fn hand_out(&self, kind: ZoneKind, of: Option<Virtual>) -> Option<Cluster> {
+    /// Takes the next clusters of a zone that has one: of the stream's if there is a stream, or if `any` will do.
+    fn hand_out(&self, kind: ZoneKind, of: &[Option<Virtual>], any: bool) -> Option<(Cluster, usize)> {
         let mut inner = self.lock();
-        let Inner { zones, open, full, handed, unflushed, .. } = &mut *inner;
-        let open = &mut open[index(kind)];
+        let streaming = inner.streaming(self.stream);
+        let Inner { zones, open, streams, full, handed, unflushed, .. } = &mut *inner;
+        let (open, stream) = (&mut open[index(kind)], &mut streams[index(kind)]);
         // After a crash zones may be open behind the first, and none of them has zeros.
-        let (at, number) = (0..)
-            .zip(&*open)
-            .find_map(|(at, &number)| zones.get(number as usize)?.ready().then_some((at, number)))?;
+        let ready = |&number: &u32| zones.get(number as usize).is_some_and(Zone::ready);
+        let number = stream.filter(|_| streaming || any).or_else(|| open.iter().copied().find(ready))?;
         let zone = zones.get_mut(number as usize)?;
         let slot = zone.next;
-        zone.occupy(slot, of);
-        if *unflushed < self.stream {
-            handed[index(kind)] += 1;
+        let count = of.len().min(usize::from(zone.zeroed.min(SLOTS) - slot));
+        (slot..).zip(&of[..count]).for_each(|(slot, &of)| zone.occupy(slot, of));
+        if !streaming {
+            handed[index(kind)] += count as u64;
         }
-        *unflushed += 1;
+        *unflushed += count as u64;
         if zone.next >= SLOTS {
-            open.remove(at);
+            open.retain(|&other| other != number);
+            stream.take_if(|other| *other == number);
             if kind == ZoneKind::Z {
                 full.push(number);
             }
         }
-        Some(Cluster(self.layout.zone(number)?.0 + u32::from(slot)))
-    }
-
-    /// Somebody waits for what was written, or will no longer.
-    pub(super) fn flushed(&self) {
-        self.lock().unflushed = 0;
+        Some((Cluster(self.layout.zone(number)?.0 + u32::from(slot)), count))
     }
 
     /// How many clusters of a kind can be handed out without waiting.
@@ -225,17 +251,16 @@ impl Zones {
     /// [`ErrorKind::NoSpace`], or the medium failed. Nothing has changed then.
     pub(super) fn prepare(&self, kind: ZoneKind, ahead: u64) -> Result<()> {
         let _one = lock(&self.preparing);
-        let (extended, streams) = {
+        let extended = {
             let inner = self.lock();
             if Self::ready(&inner, kind) >= ahead {
                 return Ok(());
             }
-            let extended = inner.open[index(kind)].iter().find_map(|&number| {
+            inner.open[index(kind)].iter().find_map(|&number| {
                 let zone = inner.zones.get(number as usize)?;
                 let from = zone.zeroed.max(zone.next);
                 (from < SLOTS).then_some((number, from))
-            });
-            (extended, inner.unflushed >= self.stream)
+            })
         };
         let (number, from) = match extended {
             Some(place) => place,
@@ -244,13 +269,12 @@ impl Zones {
                 (self.choose()?, 0)
             }
         };
-        let piece = if streams { PIECES.1 } else { from.clamp(PIECES.0, PIECES.1) };
-        let end = from.saturating_add(piece).min(SLOTS);
+        let end = from.saturating_add(from.clamp(PIECES.0, PIECES.1)).min(SLOTS);
         let first = self.layout.zone(number).ok_or_else(no_space)?;
         if extended.is_none() {
             self.storage.grow(first.offset() + ZONE)?;
         }
-        self.zero(Cluster(first.0 + u32::from(from)), u32::from(end - from), streams)?;
+        self.zero(Cluster(first.0 + u32::from(from)), u32::from(end - from))?;
         if extended.is_none() {
             self.enter(number, kind)?;
         }
@@ -271,6 +295,16 @@ impl Zones {
         Ok(())
     }
 
+    /// How many zones can still be taken into use.
+    fn room(&self) -> u64 {
+        let entries = u64::from(self.layout.zone_entries);
+        let properties = self.storage.properties();
+        let fit = self.storage.size().saturating_sub(self.layout.zones) / ZONE;
+        let most = if properties.growable { entries } else { entries.min(fit) };
+        let used = self.lock().zones.iter().filter(|zone| zone.entry.kind != ZoneKind::Free).count();
+        most.saturating_sub(used as u64)
+    }
+
     /// A zone that is free, or a new one.
     fn choose(&self) -> Result<u32> {
         let mut inner = self.lock();
@@ -289,12 +323,11 @@ impl Zones {
         Ok(number)
     }
 
-    /// Writes zeros, or makes a hole where there need not be more.
-    fn zero(&self, first: Cluster, count: u32, hole: bool) -> Result<()> {
+    fn zero(&self, first: Cluster, count: u32) -> Result<()> {
         let (mut at, end) = (first.offset(), Cluster(first.0 + count).offset());
         let are_zeroes = match self.zeroing {
-            Zeroing::Written if !hole => false,
-            Zeroing::Written | Zeroing::Sparse => self.storage.punch(at, end - at)?,
+            Zeroing::Written => false,
+            Zeroing::Sparse => self.storage.punch(at, end - at)?,
             Zeroing::Allocated => self.storage.allocate(at, end - at)?,
         };
         if are_zeroes {
@@ -347,6 +380,10 @@ impl Zones {
         for zone in inner.zones.iter().filter(|zone| zone.entry.kind == ZoneKind::Z) {
             *parts.entry(zone.entry.summary).or_default() |= 1 << (zone.entry.part % SUMMARIES);
         }
+        // Nothing but summaries keeps such a zone, and it is free once there are none.
+        for first in Self::dead(inner).filter_map(|(number, _)| self.layout.zone(number)) {
+            parts.remove(&first);
+        }
         // Part 0 is the zone's whose cluster it is: where that is gone, so is the cluster.
         let shared =
             parts.into_iter().rev().find(|&(_, parts)| parts & 1 == 1 && parts != (1 << SUMMARIES) - 1);
@@ -367,7 +404,8 @@ impl Zones {
             let inner = self.lock();
             for (number, place) in (first..).zip(block.chunks_exact_mut(ZONE_ENTRY as usize)) {
                 if let Some(zone) = inner.zones.get(number as usize) {
-                    let mut entry = ZoneEntry { zeroed: zone.zeroed.max(zone.next), ..zone.entry };
+                    let zeroed = if zone.holes { zone.next } else { zone.zeroed.max(zone.next) };
+                    let mut entry = ZoneEntry { zeroed, ..zone.entry };
                     if entry.kind == ZoneKind::N {
                         // What has died at its end looks as though it had never been handed out.
                         entry.committed = zone.next;
@@ -381,7 +419,10 @@ impl Zones {
 
     /// Writes all entries of zones that are not full: how far they are zeroed.
     pub(super) fn write_open(&self) -> Result<()> {
-        let open: Vec<u32> = self.lock().open.iter().flatten().copied().collect();
+        let open: Vec<u32> = {
+            let inner = self.lock();
+            inner.unfilled(ZoneKind::Z).chain(inner.unfilled(ZoneKind::N)).collect()
+        };
         open.into_iter().try_for_each(|number| self.write_entry(number))
     }
 
@@ -468,6 +509,7 @@ impl Zones {
         }
         inner.full.retain(|number| !dead.contains(number));
         inner.freed.extend(&dead);
+        inner.no_streams &= dead.is_empty();
         dead
     }
 
@@ -487,7 +529,7 @@ impl Zones {
         let mut inner = self.lock();
         let mut numbers = inner.full.clone();
         if all {
-            numbers.extend(&inner.open[index(ZoneKind::Z)]);
+            numbers.extend(inner.unfilled(ZoneKind::Z));
         }
         let mut batches = Vec::new();
         for number in numbers {
