@@ -1,14 +1,16 @@
 //! Making durable what the journal has to say, and what the slow tier was given.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::lines::{Line, Mark, Room};
 use super::{ICache, lock};
 use crate::block::{Error, ErrorKind, Operation, Result};
 use crate::policy::ClassId;
 
-/// Times that a line is looked for; the others are about to be freed by somebody else.
-const TRIES: usize = 16;
+/// Times that a line is looked for at once before there is a pause each time.
+const AT_ONCE: u32 = 16;
+const PAUSE: Duration = Duration::from_micros(200);
 
 impl ICache {
     /// Makes everything durable that is to be said by now.
@@ -145,16 +147,26 @@ impl ICache {
         None
     }
 
-    /// A free line in place of one that is about to be free.
+    /// A free line in place of one that is about to be free. There is one sooner or later: fewer lines hold something than
+    /// there are, what was given up is free when the journal says so, and whoever writes into a line waits for nobody who
+    /// wants one.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
     pub(super) fn take_line(&self) -> Result<Line> {
-        for _ in 0..TRIES {
+        let mut tries = 0;
+        loop {
             if let Some(line) = lock(&self.state).take_free() {
                 return Ok(line);
             }
             self.commit()?;
-            std::thread::yield_now();
+            tries += 1;
+            if tries < AT_ONCE {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(PAUSE);
+            }
         }
-        Err(Error::new(ErrorKind::NoSpace, Operation::Write).because("no line of the cache is free"))
     }
 
     /// Keeps what the journal has still to say within bounds. A journal that fails is noticed by whoever needs it.

@@ -261,6 +261,10 @@ impl ICache {
         if crashed {
             cache.drop_intended()?;
         }
+        if !cache.geometry.read_only {
+            // Whatever the journal says, those who overwrite need lines that hold nothing.
+            cache.evict_excess()?;
+        }
         Ok(cache)
     }
 

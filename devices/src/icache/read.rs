@@ -146,6 +146,10 @@ impl ICache {
             return false;
         }
         let mut state = lock(&self.state);
+        if !state.has_room() {
+            state.release(line);
+            return true;
+        }
         let class = state.policy.class(class).id();
         state.lines.insert(line, block, class, read);
         state.record(line, Some(super::format::sum(content)), false);

@@ -103,11 +103,10 @@ impl ICache {
             let capacity = capacity_of(old.usable() - lines).min(new.capacity()).min(old.capacity());
             let policy = state.policy.clone();
             state.lines.set_capacity(capacity, &policy);
-            state.going = Some(going);
         }
-        while let Some((line, block, dirty)) = self.too_many() {
-            self.let_go(line, block, dirty)?;
-        }
+        self.evict_excess()?;
+        // Not before: until then nothing but lines that go may be free, and whoever writes needs one.
+        lock(&self.state).going = Some(going);
         loop {
             for range in &ranges {
                 self.vacate(range.clone())?;
@@ -123,6 +122,14 @@ impl ICache {
             // Somebody is about to put a block there, or to give the line up.
             std::thread::yield_now();
         }
+    }
+
+    /// Sees to it that no more lines hold something than may.
+    pub(super) fn evict_excess(&self) -> Result<()> {
+        while let Some((line, block, dirty)) = self.too_many() {
+            self.let_go(line, block, dirty)?;
+        }
+        Ok(())
     }
 
     /// What is to be evicted next, as more lines hold something than may: a line, its block, and whether it is dirty.
@@ -178,22 +185,18 @@ impl ICache {
     /// Moves the block of a line to another line. A clean one that cannot be moved is dropped.
     fn move_away(&self, line: Line, block: u32) -> Result<()> {
         let _guard = self.ranges.lock(block.into(), u64::from(block) + 1, true);
-        let dirty = {
-            let state = lock(&self.state);
-            if state.lines.block(line) != Some(block) {
-                return Ok(());
-            }
-            state.lines.has(line, Mark::Dirty)
-        };
+        if lock(&self.state).lines.block(line) != Some(block) {
+            return Ok(());
+        }
         let mut content = [0; LINE];
-        let moved = match self.read_line(line, &mut content) {
-            Err(error) if dirty => return Err(self.lost(error, block.into())),
-            Err(error) => Err(error),
-            Ok(()) => self.take_line().and_then(|to| {
-                self.write_line(to, &content).map(|()| to).inspect_err(|_| lock(&self.state).release(to))
-            }),
-        };
+        let read = self.read_line(line, &mut content);
+        let unread = read.is_err();
+        let moved = read.and_then(|()| self.take_line()).and_then(|to| {
+            self.write_line(to, &content).map(|()| to).inspect_err(|_| lock(&self.state).release(to))
+        });
         let mut state = lock(&self.state);
+        // Only now: it may just have been written back.
+        let dirty = state.lines.has(line, Mark::Dirty);
         match moved {
             Ok(to) => {
                 state.lines.replace(line, to);
@@ -201,7 +204,7 @@ impl ICache {
                 state.record(to, Some(format::sum(&content)), dirty);
                 state.superseded(line);
             }
-            Err(error) if dirty => return Err(error),
+            Err(error) if dirty => return Err(if unread { self.lost(error, block.into()) } else { error }),
             Err(_) => state.drop_line(line, false),
         }
         Ok(())

@@ -138,6 +138,12 @@ impl State {
         self.records.len() as u64 > self.journal.layout.batch() * PAGE_SETS as u64
     }
 
+    /// Whether one line more may hold something. Others may have taken the room for which a line was evicted, and the lines
+    /// that hold nothing are for those who overwrite.
+    pub(super) fn has_room(&self) -> bool {
+        self.lines.held() < self.lines.capacity()
+    }
+
     /// Says that a line, which is not durable yet, holds what it holds.
     pub(super) fn record(&mut self, line: Line, sum: Option<u64>, needed: bool) {
         let Some(block) = self.lines.block(line) else { return };

@@ -133,12 +133,19 @@ impl ICache {
             lock(&self.state).release(line);
             return if needs { Err(error) } else { Ok(false) };
         }
-        self.hold(block, old.map(|(line, _)| line), line, content, class, true);
-        Ok(true)
+        Ok(self.hold(block, old.map(|(line, _)| line), line, content, class, true))
     }
 
-    /// A block is in a new line from now on.
-    fn hold(&self, block: u64, old: Option<Line>, new: Line, content: &[u8], class: ClassId, dirty: bool) {
+    /// A block is in a new line from now on, unless it was in none and there is no room any more.
+    fn hold(
+        &self,
+        block: u64,
+        old: Option<Line>,
+        new: Line,
+        content: &[u8],
+        class: ClassId,
+        dirty: bool,
+    ) -> bool {
         let mut state = lock(&self.state);
         let class = state.policy.class(class).id();
         let was_dirty = old.is_some_and(|old| state.lines.has(old, Mark::Dirty));
@@ -150,8 +157,11 @@ impl ICache {
                 }
                 state.lines.touch(new);
             }
-            (None, Ok(block)) => state.lines.insert(new, block, class, false),
-            (None, Err(_)) => return,
+            (None, Ok(block)) if state.has_room() => state.lines.insert(new, block, class, false),
+            (None, _) => {
+                state.release(new);
+                return false;
+            }
         }
         state.lines.mark(new, Mark::Dirty, dirty);
         state.dirty = state.dirty + u32::from(dirty) - u32::from(was_dirty);
@@ -159,6 +169,7 @@ impl ICache {
         if let Some(old) = old {
             state.superseded(old);
         }
+        true
     }
 
     /// Writes a run of blocks, by their numbers in the piece, to the slow tier. None of them is dirty.
@@ -199,7 +210,8 @@ impl ICache {
     fn renew(&self, block: u64, old: Line, content: &[u8], class: ClassId) {
         let Ok(line) = self.take_line() else { return self.forget(block) };
         if self.write_line(line, content).is_ok() {
-            return self.hold(block, Some(old), line, content, class, false);
+            self.hold(block, Some(old), line, content, class, false);
+            return;
         }
         lock(&self.state).release(line);
         self.forget(block);

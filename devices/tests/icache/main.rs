@@ -17,6 +17,7 @@ mod faults;
 mod model;
 mod operations;
 mod resize;
+mod together;
 mod world;
 
 /// Numbers of the workloads to try.
