@@ -49,8 +49,11 @@ impl Piece<'_> {
 }
 
 /// A cluster that is nowhere yet, as it is to be.
-struct New {
+struct New<'a> {
     of: Virtual,
+    /// The first block that is written, and whole blocks from there on.
+    first: usize,
+    data: &'a [u8],
     /// Its table speaks of it.
     over: bool,
     /// The backing image is seen through what is not written.
@@ -60,7 +63,7 @@ struct New {
     payload: Option<Vec<u8>>,
 }
 
-impl New {
+impl New<'_> {
     fn is_embedded(&self) -> bool {
         self.payload.is_some()
     }
@@ -113,31 +116,21 @@ impl Core {
         Ok(())
     }
 
-    /// Writes whole clusters that nobody else looks at: together those that are new and side by side.
+    /// Writes whole clusters that nobody else looks at: together those that are new and of one kind, wherever they are
+    /// among the others.
     fn write_clusters(&self, first: Virtual, data: &[u8]) -> Result<()> {
-        let mut news: Vec<New> = Vec::new();
-        let mut start = 0;
-        for (of, (at, piece)) in (first.0..).zip((0..).step_by(CLUSTER).zip(data.chunks(CLUSTER))) {
-            let of = Virtual(of);
+        let (mut embedded, mut plain) = (Vec::new(), Vec::new());
+        for (of, data) in (first.0..).map(Virtual).zip(data.chunks(CLUSTER)) {
             let entry = self.map.get(of);
-            let piece = Piece { first: 0, data: Cow::Borrowed(piece) };
-            let new = if entry.is_mapped() { None } else { self.new_cluster(of, &entry, &piece) };
-            let follows = |new: &New| news.last().is_some_and(|last| last.is_embedded() == new.is_embedded());
-            if !new.as_ref().is_some_and(follows) {
-                self.write_new(&std::mem::take(&mut news), 0, &data[start..at])?;
-                start = at;
-            }
-            match new {
-                Some(new) => news.push(new),
-                None => {
-                    if entry.is_mapped() {
-                        self.write_cluster(of, 0, &piece.data)?;
-                    }
-                    start = at + CLUSTER;
-                }
+            if entry.is_mapped() {
+                self.write_cluster(of, 0, data)?;
+            } else if let Some(new) = self.new_cluster(of, &entry, 0, data) {
+                if new.is_embedded() { &mut embedded } else { &mut plain }.push(new);
             }
         }
-        self.write_new(&news, 0, &data[start..])
+        self.write_new(&embedded, None)?;
+        let whole = plain.len() * CLUSTER == data.len();
+        self.write_new(&plain, whole.then_some(data))
     }
 
     /// Writes where nothing but the content changes. Returns false where that is not so.
@@ -163,8 +156,8 @@ impl Core {
         let entry = self.map.get(of);
         let piece = self.whole_blocks(of, &entry, at, data)?;
         match entry.kind {
-            Kind::Empty | Kind::Zero => match self.new_cluster(of, &entry, &piece) {
-                Some(new) => self.write_new(&[new], piece.first, &piece.data),
+            Kind::Empty | Kind::Zero => match self.new_cluster(of, &entry, piece.first, &piece.data) {
+                Some(new) => self.write_new(&[new], Some(&piece.data)),
                 None => Ok(()),
             },
             Kind::Embedded => self.write_embedded(of, &entry, &piece),
@@ -189,7 +182,8 @@ impl Core {
     }
 
     /// What a cluster that is nowhere yet becomes; nothing if it is the zeros that are to be written.
-    fn new_cluster(&self, of: Virtual, entry: &Entry, piece: &Piece<'_>) -> Option<New> {
+    fn new_cluster<'a>(&self, of: Virtual, entry: &Entry, first: usize, data: &'a [u8]) -> Option<New<'a>> {
+        let piece = Piece { first, data: Cow::Borrowed(data) };
         // Where the backing image is seen through what is not written.
         let through = self.has_backing() && entry.kind == Kind::Empty;
         if !through && is_zero(&piece.data) {
@@ -207,42 +201,39 @@ impl Core {
                 blocks = blocks.with(block, if zero { Blocks::ZERO } else { written });
             }
         }
-        let payload = piece.block(piece.first).filter(|_| self.embeds).and_then(compress);
-        Some(New { of, over: entry.kind == Kind::Zero, through, blocks, payload })
+        let payload = piece.block(first).filter(|_| self.embeds).and_then(compress);
+        Some(New { of, first, data, over: entry.kind == Kind::Zero, through, blocks, payload })
     }
 
     /// Writes clusters that are nowhere yet, all embedded or all plain: in one piece where they get places side by side.
-    /// `data` begins with block `first` of each, which is 0 if they are several.
-    fn write_new(&self, news: &[New], first: usize, data: &[u8]) -> Result<()> {
+    /// They are whole if they are several. `data` is theirs if that lies one behind the other.
+    fn write_new(&self, news: &[New<'_>], data: Option<&[u8]>) -> Result<()> {
         let kind = if news.first().is_some_and(New::is_embedded) { ZoneKind::Z } else { ZoneKind::N };
         let owners: Vec<_> = news.iter().map(|new| Some(new.of).filter(|_| new.is_embedded())).collect();
-        let (mut news, mut data) = (news, data);
-        while !news.is_empty() {
-            let (cluster, count) = self.zones.allocate_run(kind, &owners[owners.len() - news.len()..])?;
-            let (now, later) = news.split_at(count);
-            // The last one may be a part of a cluster.
-            let (bytes, behind) = data.split_at(data.len().min(count * CLUSTER));
+        let mut done = 0;
+        while done < news.len() {
+            let (cluster, count) = self.zones.allocate_run(kind, &owners[done..])?;
+            let now = &news[done..done + count];
             match kind {
-                ZoneKind::Z => self.write_new_embedded(now, cluster, first, bytes)?,
-                _ => self.write_new_plain(now, cluster, first, bytes)?,
+                ZoneKind::Z => self.write_new_embedded(now, cluster)?,
+                _ => {
+                    let end = |data: &[u8]| data.len().min((done + count) * CLUSTER);
+                    self.write_new_plain(now, cluster, data.map(|data| &data[done * CLUSTER..end(data)]))?;
+                }
             }
-            (news, data) = (later, behind);
+            done += count;
         }
         Ok(())
     }
 
-    fn write_new_embedded(&self, news: &[New], cluster: Cluster, first: usize, data: &[u8]) -> Result<()> {
-        let rotation = u8::try_from(first).unwrap_or(0);
+    fn write_new_embedded(&self, news: &[New<'_>], cluster: Cluster) -> Result<()> {
         let places = || (cluster.0..).map(Cluster);
-        // Aligned, so that it need not be copied to where it is.
-        let mut buffer = Vec::<u8>::with_capacity(data.len() + BLOCK);
-        let start = buffer.as_ptr().align_offset(BLOCK).min(BLOCK);
-        buffer.resize(start, 0);
-        buffer.extend_from_slice(data);
+        let (mut buffer, start) = joined(news);
         let bytes = &mut buffer[start..];
         let mut entries = Vec::with_capacity(news.len());
         for ((new, cluster), bytes) in news.iter().zip(places()).zip(bytes.chunks_mut(CLUSTER)) {
             let (sequence, blocks, over) = (self.next_sequence(), new.blocks, new.over);
+            let rotation = u8::try_from(new.first).unwrap_or(0);
             let entry =
                 Entry { kind: Kind::Embedded, cluster, rotation, sequence, blocks, over, tabled: false };
             let payload = new.payload.as_deref().unwrap_or_default();
@@ -259,9 +250,17 @@ impl Core {
         Ok(())
     }
 
-    fn write_new_plain(&self, news: &[New], cluster: Cluster, first: usize, data: &[u8]) -> Result<()> {
+    fn write_new_plain(&self, news: &[New<'_>], cluster: Cluster, data: Option<&[u8]>) -> Result<()> {
         let places = || (cluster.0..).map(Cluster);
-        if let Err(error) = self.write_at(cluster.offset() + (first * BLOCK) as u64, data) {
+        let first = news.first().map_or(0, |new| new.first * BLOCK);
+        let written = match data {
+            Some(data) => self.write_at(cluster.offset() + first as u64, data),
+            None => {
+                let (buffer, start) = joined(news);
+                self.write_at(cluster.offset(), &buffer[start..])
+            }
+        };
+        if let Err(error) = written {
             places().take(news.len()).for_each(|cluster| self.flushing.bury(cluster));
             return Err(error);
         }
@@ -532,6 +531,17 @@ impl Core {
         }
         self.storage.punch(entry.offset(blocks.start), length as u64)
     }
+}
+
+/// The data of clusters, one behind the other, and where in the buffer it begins: aligned, so that it need not be copied
+/// to where it is.
+fn joined(news: &[New<'_>]) -> (Vec<u8>, usize) {
+    let length: usize = news.iter().map(|new| new.data.len()).sum();
+    let mut buffer = Vec::<u8>::with_capacity(length + BLOCK);
+    let start = buffer.as_ptr().align_offset(BLOCK).min(BLOCK);
+    buffer.resize(start, 0);
+    news.iter().for_each(|new| buffer.extend_from_slice(new.data));
+    (buffer, start)
 }
 
 /// Puts a header and compressed content into a block.
