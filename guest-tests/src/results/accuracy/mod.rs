@@ -153,6 +153,8 @@ fn tell(kind: FileSystem, others: bool, verdict: &Verdict) {
     );
     text += &matrix(&verdict.matrix);
     let shares = [("written", verdict.writes), ("read", verdict.reads), ("metadata", verdict.metadata)];
+    // Nothing is called metadata where others may have written.
+    let shares = shares.iter().filter(|(what, _)| !(others && *what == "metadata"));
     for (what, (all, right)) in shares {
         text += &format!("  {what}: {right} of {all} right\n");
     }
