@@ -136,10 +136,16 @@ fn a_socket_that_a_dead_server_left_is_taken() {
     serving.child.kill().unwrap();
     serving.child.wait().unwrap();
     assert_eq!(names(folder.path()), ["image", "socket"]);
-    // nbdkit ends by itself then, and lets the image go when it has.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while tools::output(tools::program("nbdinfo").args(["--size", &serving.line])).status.success() {
+    // nbdkit ends by itself then. It is no longer there for clients before it lets the image go.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(300);
+    let free = || {
+        let options = FileOptions { read_only: true, ..FileOptions::new(folder.path().join("image")) };
+        tools::alone(|| FileStorage::open(options).is_ok())
+    };
+    while tools::output(tools::program("nbdinfo").args(["--size", &serving.line])).status.success() || !free()
+    {
         assert!(std::time::Instant::now() < deadline, "nbdkit outlives sky-img");
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let again = serve(&folder, &["-f", "raw", "image", "--nbd", "unix:socket", "--json", "--read-only"]);
     let told: Value = serde_json::from_str(&again.line).unwrap();
