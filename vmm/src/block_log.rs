@@ -9,11 +9,14 @@
 //! `block` counts blocks of 4 KiB of the disk. A read is noted with what was known before it; what is known of each block in
 //! the end, from reads that came to a process later, too, follows as `known`. Pieces of requests that begin or end inside
 //! a block have less than 4096 `bytes`.
+//!
+//! Lines are in the order in which the answers were given, of all disks together: what a line says was true when the line
+//! before it had been written. The disks are asked one at a time for that.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use sky_devices::io_class::{BLOCK_SIZE, Classifier, IoTag};
@@ -67,7 +70,7 @@ impl BlockLog {
 
     /// Notes what is known of a block in the end.
     pub fn known(&self, disk: u16, offset: u64, tag: &IoTag) {
-        self.note("known", disk, offset, None, tag);
+        self.lock().note("known", disk, offset, None, tag);
     }
 
     /// Writes out what is left.
@@ -75,14 +78,21 @@ impl BlockLog {
     /// # Errors
     /// The first error of all the writing, once.
     pub fn finish(&self) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         match state.error.take() {
             Some(error) => Err(error),
             None => state.out.flush(),
         }
     }
 
-    fn note(&self, io: &'static str, disk: u16, offset: u64, bytes: Option<usize>, tag: &IoTag) {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Whoever panics in it leaves whole lines, or the beginning of a last one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn note(&mut self, io: &'static str, disk: u16, offset: u64, bytes: Option<usize>, tag: &IoTag) {
         let source = tag.source.as_ref();
         let line = Line {
             io,
@@ -95,11 +105,9 @@ impl BlockLog {
             offset: source.map(|source| source.offset),
             size: source.map(|source| source.file_size),
         };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { out, error } = &mut *state;
-        if error.is_none() {
-            let written = serde_json::to_writer(&mut *out, &line).map_err(io::Error::from);
-            *error = written.and_then(|()| out.write_all(b"\n")).err();
+        if self.error.is_none() {
+            let written = serde_json::to_writer(&mut self.out, &line).map_err(io::Error::from);
+            self.error = written.and_then(|()| self.out.write_all(b"\n")).err();
         }
     }
 }
@@ -113,14 +121,16 @@ struct Logged {
 
 impl Classifier for Logged {
     fn classify_write(&self, offset: u64, block: &[u8], page: Option<GuestAddress>) -> IoTag {
+        let mut state = self.log.lock();
         let tag = self.inner.classify_write(offset, block, page);
-        self.log.note("write", self.disk, offset, Some(block.len()), &tag);
+        state.note("write", self.disk, offset, Some(block.len()), &tag);
         tag
     }
 
     fn classify_read(&self, offset: u64, page: Option<GuestAddress>) -> IoTag {
+        let mut state = self.log.lock();
         let tag = self.inner.classify_read(offset, page);
-        self.log.note("read", self.disk, offset, None, &tag);
+        state.note("read", self.disk, offset, None, &tag);
         tag
     }
 
@@ -135,6 +145,9 @@ impl Classifier for Logged {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::thread;
+
     use serde_json::{Value, json};
     use sky_devices::io_class::{IoClass, Source};
 
@@ -181,6 +194,50 @@ mod tests {
         let part =
             json!({"io": "write", "disk": 3, "block": 1, "bytes": 512, "class": "unknown", "policy": 0});
         assert_eq!(lines, [whole, part, data("read", 0), data("known", 4)]);
+    }
+
+    /// Says how often it was asked before, and lets somebody else ask.
+    struct Counting(AtomicU64);
+
+    impl Classifier for Counting {
+        fn classify_write(&self, offset: u64, _block: &[u8], page: Option<GuestAddress>) -> IoTag {
+            self.classify_read(offset, page)
+        }
+
+        fn classify_read(&self, offset: u64, _page: Option<GuestAddress>) -> IoTag {
+            let file_size = self.0.fetch_add(1, Ordering::Relaxed);
+            thread::yield_now();
+            let source = Some(Source { path: "/a".into(), file_size, offset });
+            IoTag { class: IoClass::Data, source, ..IoTag::default() }
+        }
+
+        fn discarded(&self, _offset: u64, _length: u64) {}
+    }
+
+    #[test]
+    fn lines_are_in_the_order_of_the_answers_of_all_disks() {
+        const ASKED: u64 = 1000;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("blocks");
+        let log = Arc::new(BlockLog::create(&path).unwrap());
+        let counting = Arc::new(Counting(AtomicU64::new(0)));
+        thread::scope(|scope| {
+            for disk in 0..4 {
+                let classifier = log.wrap(disk, Arc::clone(&counting) as Arc<dyn Classifier>);
+                scope.spawn(move || {
+                    for block in 0..ASKED {
+                        let _ = match disk % 2 {
+                            0 => classifier.classify_read(block * 4096, None),
+                            _ => classifier.classify_write(block * 4096, &[0; 4096], None),
+                        };
+                    }
+                });
+            }
+        });
+        log.finish().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let answers = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["size"].as_u64());
+        assert!(answers.eq((0..4 * ASKED).map(Some)));
     }
 
     #[test]
