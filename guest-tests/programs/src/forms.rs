@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -15,6 +16,14 @@ pub const LENGTH: usize = 20_001;
 pub const LIMIT: usize = 10_000;
 /// Bytes in front of a page that is not there.
 pub const READABLE: usize = 8192;
+/// Where [`Form::Zero`] ends.
+const ZERO_LENGTH: usize = 19_000;
+/// What it fills with zeros, and with which mode of `fallocate`: parts of two blocks and one between them, and parts of one.
+const ZEROS: [(Range<usize>, i32); 3] = [
+    (3000..10_000, libc::FALLOC_FL_ZERO_RANGE),
+    (13_000..14_000, libc::FALLOC_FL_ZERO_RANGE),
+    (17_000..18_000, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE),
+];
 const PAGE: usize = 4096;
 const SEED: u64 = 77;
 /// The number of the file of [`leave_mapped`], beyond those of the forms.
@@ -53,11 +62,13 @@ pub enum Form {
     Limit,
     /// A `write` whose buffer ends early; and one that is refused.
     Fault,
+    /// A whole file, parts of which `fallocate` and `ftruncate` fill with zeros, with `O_SYNC`.
+    Zero,
 }
 
 impl Form {
     /// All of them, in the order in which they are used.
-    pub const ALL: [Form; 15] = [
+    pub const ALL: [Form; 16] = [
         Form::Writev,
         Form::Pwritev,
         Form::Pwritev2,
@@ -73,6 +84,7 @@ impl Form {
         Form::Uring,
         Form::Limit,
         Form::Fault,
+        Form::Zero,
     ];
 
     /// Name of the file.
@@ -101,10 +113,14 @@ impl Form {
         let length = match self {
             Form::Limit => LIMIT,
             Form::Fault => READABLE,
+            Form::Zero => ZERO_LENGTH,
             _ => LENGTH,
         };
         let mut bytes = pattern::file(SEED, self as u64, (LENGTH / PAGE + 1) as u64);
         bytes.truncate(length);
+        if self == Form::Zero {
+            ZEROS.into_iter().for_each(|(range, _)| bytes[range].fill(0));
+        }
         bytes
     }
 
@@ -160,6 +176,7 @@ impl Form {
             Form::Uring => uring(&file, &content)?,
             Form::Limit => limited(&mut file)?,
             Form::Fault => faulting(&file, &path, &content)?,
+            Form::Zero => zeroed(&mut file, &reopened(libc::O_SYNC)?)?,
         }
         file.sync_all()
     }
@@ -381,6 +398,26 @@ fn uring(file: &File, content: &[u8]) -> io::Result<()> {
         unsafe { libc::munmap(memory, PAGE) };
     }
     if submitted == 2 { Ok(()) } else { Err(io::Error::other("not all was submitted")) }
+}
+
+/// Fills parts of a file with zeros: first what is on the disk, then what is on its way there. Then shortens it.
+fn zeroed(file: &mut File, sync: &File) -> io::Result<()> {
+    file.write_all(&pattern::file(SEED, Form::Zero as u64, (LENGTH / PAGE + 1) as u64))?;
+    file.sync_all()?;
+    for (range, mode) in ZEROS {
+        let start = range.start.try_into().map_err(io::Error::other)?;
+        let length = range.len().try_into().map_err(io::Error::other)?;
+        // SAFETY: the descriptor is open.
+        if unsafe { libc::fallocate(sync.as_raw_fd(), mode, start, length) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // What the other ranges will have in them for a while.
+        ZEROS[1..]
+            .iter()
+            .filter(|(next, _)| next.start > range.end)
+            .try_for_each(|(next, _)| file.write_all_at(&[1; 100], next.start as u64 + 500))?;
+    }
+    sync.set_len(ZERO_LENGTH as u64)
 }
 
 /// Writes more than the limit lets through.

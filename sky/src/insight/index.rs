@@ -175,8 +175,16 @@ impl BlockIndex {
     /// not yet, that is what this returns.
     pub fn wrote_block(&self, file: FileId, offset: u64, block: &[u8], origin: &Origin) -> Option<Prior> {
         let place = Place::new(file, offset)?;
-        let content = xxh3_128(block);
-        let mut tables = self.lock();
+        self.write(&mut self.lock(), place, xxh3_128(block), origin)
+    }
+
+    fn write(
+        &self,
+        tables: &mut Tables,
+        place: Place,
+        content: Fingerprint,
+        origin: &Origin,
+    ) -> Option<Prior> {
         let prior = match tables.copied_from(place, content, origin) {
             Some(source) => {
                 let origin = Origin { copied_from: Some(source), ..origin.clone() };
@@ -190,7 +198,7 @@ impl BlockIndex {
         if prior.is_some() {
             tables.counts.superseded += 1;
         }
-        if let Some(summary) = tables.files.summary(file) {
+        if let Some(summary) = tables.files.summary(place.file()) {
             summary.blocks += 1;
         }
         tables.shrink(self.limit);
@@ -306,19 +314,21 @@ impl BlockIndex {
         tables.name(place, content, origin, self.limit);
     }
 
-    /// A process has changed `block` at byte `offset` of `file` in its memory, perhaps; if so, that will reach the disk.
-    pub fn mapped_block(&self, file: FileId, offset: u64, block: &[u8], origin: &Origin) {
+    /// `block` at byte `offset` of `file` is what the guest has in memory there, and may have reached the disk already; if
+    /// not, it will.
+    pub fn found_block(&self, file: FileId, offset: u64, block: &[u8], origin: &Origin) {
         let Some(place) = Place::new(file, offset) else { return };
         let content = xxh3_128(block);
-        let is_known = {
-            let tables = self.lock();
-            match tables.pending.get(place) {
-                Some((pending, _)) => pending == content,
-                None => tables.disks.find(place).is_some_and(|(_, stored)| stored.content == low(content)),
-            }
-        };
-        if !is_known {
-            self.wrote_block(file, offset, block, origin);
+        let mut tables = self.lock();
+        let expected = tables.pending.get(place).map(|(content, _)| content);
+        if expected == Some(content) {
+            return;
+        }
+        if tables.disks.find(place).is_none_or(|(_, stored)| stored.content != low(content)) {
+            self.write(&mut tables, place, content, origin);
+        } else if tables.take(place).is_some() {
+            // What was expected is not in memory any more.
+            tables.counts.superseded += 1;
         }
     }
 

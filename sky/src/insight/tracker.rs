@@ -30,7 +30,7 @@ use self::reads::ReadNote;
 use self::transfer::{READS, Transfer, WRITES};
 use self::writes::WriteNote;
 use crate::guest::{Gva, Linux, OpenFile, View};
-use crate::insight::{BlockIndex, FileId, FilePattern, Origin, Writer};
+use crate::insight::{BlockIndex, FileId, FilePattern, Origin, Sharer, Sharing, Writer};
 use crate::observer::{Call, CallId, CallSet, Inquiry, Observer, ProcessEvent};
 use crate::syscall::Outcome;
 
@@ -99,6 +99,24 @@ enum Note {
     Read(ReadNote),
     Write(WriteNote),
     Batch(Batch),
+    Change {
+        /// Held until it is over.
+        _call: Arc<SharingCall>,
+    },
+}
+
+/// A call during which blocks of files may reach the disk: what it writes, and what was there before and is on its way.
+/// Over when nobody has it any more.
+#[derive(Debug)]
+struct SharingCall {
+    index: Arc<BlockIndex>,
+    number: u64,
+}
+
+impl Drop for SharingCall {
+    fn drop(&mut self) {
+        self.index.share(Sharer::Call(self.number), Vec::new());
+    }
 }
 
 /// The tracker.
@@ -115,7 +133,7 @@ struct Inner {
     counts: TrackerCounts,
     /// Reads and writes on their way.
     notes: HashMap<CallId, Note>,
-    /// Calls whose blocks reach the disk before they return, so far.
+    /// Calls whose blocks may reach the disk before they return, so far.
     calls: u64,
     /// Monitored processes by their numbers.
     writers: HashMap<u32, Arc<Writer>>,
@@ -200,7 +218,8 @@ impl Observer for Tracker {
                 inner.before_mapping(guest, call.pid, &call.raw, origin);
                 return None;
             }
-            Kind::Change | Kind::RingSetup => return None,
+            Kind::Change => Note::Change { _call: inner.change_entered(guest, &call.raw, &origin)? },
+            Kind::RingSetup => return None,
         };
         inner.remember(call.id, note);
         None
@@ -210,8 +229,9 @@ impl Observer for Tracker {
         let kind = Kind::of(call.raw.number)?;
         let mut inner = self.lock();
         let guest = Guest::of(call);
+        let note = inner.notes.remove(&call.id);
         if let Kind::Read | Kind::Write | Kind::Batch = kind {
-            let note = inner.notes.remove(&call.id)?;
+            let note = note?;
             let result = match outcome {
                 Outcome::Returned(result) => result,
                 // Made again from the start.
@@ -223,6 +243,7 @@ impl Observer for Tracker {
                 Note::Read(note) => inner.read_returned(guest, &note, result),
                 Note::Write(note) => inner.write_returned(guest, &note, result),
                 Note::Batch(batch) => inner.batch_returned(guest, &batch, result),
+                Note::Change { .. } => {}
             }
             return None;
         }
@@ -271,6 +292,13 @@ impl Inner {
             self.notes.clear();
         }
         self.notes.insert(call, note);
+    }
+
+    /// Until the call is over, what comes to the disk from these pages of files is the call's.
+    fn sharing(&mut self, sharings: Vec<Sharing>) -> Arc<SharingCall> {
+        self.calls += 1;
+        self.index.share(Sharer::Call(self.calls), sharings);
+        Arc::new(SharingCall { index: Arc::clone(&self.index), number: self.calls })
     }
 
     /// Who makes a call.

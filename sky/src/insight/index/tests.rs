@@ -416,12 +416,30 @@ fn what_is_written_through_a_mapping_is_its_mapper_s() {
     assert_eq!(path(&disk.classify_write(0, &block(2), page(10, 4096))), Some(("/a", 4096)));
     assert_eq!((index.counts().by_page, index.counts().data), (2, 2));
     // What is there is known, so that looking at the mapping finds nothing new.
-    index.mapped_block(a, 4096, &block(2), &Origin::default());
+    index.found_block(a, 4096, &block(2), &Origin::default());
     assert_eq!(index.counts().pending, 0);
     index.share(Sharer::Process(7), Vec::new());
     assert_eq!(disk.classify_write(0, &block(3), page(10, 4096)).class, IoClass::Unknown);
     index.wrote_block(b, 0, &block(4), &Origin::default());
     assert_eq!(path(&disk.classify_write(0, &block(4), page(10, 4096))), Some(("/b", 0)), "by its content");
+}
+
+/// A process wrote a block, and filled a part of it with zeros by another call, which had it written back.
+#[test]
+fn what_a_call_had_written_back_is_not_expected_again() {
+    let (index, disk, pages, [a, _]) = with_pages();
+    let page = || pages.keep(1, 10, 0, false);
+    index.wrote_block(a, 0, &block(1), &Origin::default());
+    assert_eq!(path(&disk.classify_write(0, &block(2), page())), Some(("/a", 0)));
+    assert_eq!(index.counts().pending, 1);
+    index.found_block(a, 0, &block(2), &Origin::default());
+    assert_eq!((index.counts().pending, index.counts().superseded), (0, 1));
+    // Not written back so far: what is expected is what is there.
+    index.found_block(a, 0, &block(3), &Origin::default());
+    index.found_block(a, 0, &block(3), &Origin::default());
+    assert_eq!((index.counts().pending, index.files()[0].blocks), (1, 2));
+    assert_eq!(path(&disk.classify_write(0, &block(3), None)), Some(("/a", 0)));
+    assert_eq!(index.counts().pending, 0);
 }
 
 #[test]

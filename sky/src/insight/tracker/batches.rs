@@ -186,7 +186,7 @@ impl Inner {
                 }
                 // What has not arrived yet is nothing that a disk gave.
                 Note::Read(note) if accepted => self.read_returned(guest, note, note.whole()),
-                Note::Read(_) | Note::Batch(_) => {}
+                Note::Read(_) | Note::Batch(_) | Note::Change { .. } => {}
             }
         }
     }

@@ -235,7 +235,7 @@ impl Inner {
                     && guest.view.physical().read_slice(&mut content, GuestAddress(page.gpa.0)).is_ok()
                 {
                     if is_written {
-                        self.index.mapped_block(mapping.file, offset, &content, origin);
+                        self.index.found_block(mapping.file, offset, &content, origin);
                     } else {
                         self.index.name_block(mapping.file, offset, &content, origin);
                     }

@@ -2,14 +2,15 @@
 //!
 //! The kernel has done it when the call returns. So nothing is concluded from the arguments but which files to look
 //! at: those that are known by a name that the call names. What has become of them their inodes and dentries say.
+//! Blocks that are filled with zeros in part may have reached the disk by then, so they are the call's from its entry.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::blocks::BLOCK;
-use super::{Guest, Inner};
+use super::blocks::{BLOCK, partial_blocks};
+use super::{Guest, Inner, SharingCall};
 use crate::guest::{Fate, Gva, OpenFile};
-use crate::insight::{FileId, FilePattern, MAX_FILES, Origin};
+use crate::insight::{FileId, FilePattern, MAX_FILES, Origin, Sharing};
 use crate::syscall::RawCall;
 
 const OPEN: u64 = 2;
@@ -118,7 +119,52 @@ fn name(path: &str) -> &str {
     path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
 }
 
+/// Whether `fallocate` in this mode fills a range with zeros.
+fn zeroes(mode: u64) -> bool {
+    mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) != 0
+}
+
+/// From where a file of this size ends to the end of that block: the offset and the length.
+fn rest_of_block(size: u64) -> (u64, u64) {
+    (size, size.wrapping_neg() % BLOCK)
+}
+
 impl Inner {
+    /// A call that changes files is about to. With `O_SYNC`, and on some file systems always, what it fills with zeros in
+    /// part is on the disk before it returns (`ext4_zero_range`, `xfs_setattr_size`).
+    pub(super) fn change_entered(
+        &mut self,
+        guest: Guest<'_>,
+        call: &RawCall,
+        origin: &Origin,
+    ) -> Option<Arc<SharingCall>> {
+        let [a, b, c, d, ..] = call.args;
+        let known = || Some(vec![self.known_file(guest, a)?.0]);
+        let (files, (offset, length)) = match call.number {
+            TRUNCATE => (self.ids(guest, a)?, rest_of_block(b)),
+            FTRUNCATE => (known()?, rest_of_block(b)),
+            FALLOCATE if zeroes(b) => (known()?, (c, d)),
+            _ => return None,
+        };
+        let origin = Arc::new(origin.clone());
+        let sharing = |file: FileId| {
+            let origin = &origin;
+            partial_blocks(offset, length).map(move |block| {
+                let range = block..block.saturating_add(BLOCK);
+                Sharing { file, range, origin: Arc::clone(origin) }
+            })
+        };
+        let sharings: Vec<Sharing> = files.into_iter().flat_map(sharing).collect();
+        (!sharings.is_empty()).then(|| self.sharing(sharings))
+    }
+
+    /// The files that are known by the last part of the path at `path`.
+    fn ids(&self, guest: Guest<'_>, path: u64) -> Option<Vec<FileId>> {
+        let path = guest.view.read_string(Gva(path), PATH_MAX).ok()?;
+        let files = self.files.named(name(&path)).into_iter();
+        Some(files.filter_map(|identity| self.files.id(identity)?).collect())
+    }
+
     /// A call that changes files has returned, without an error.
     pub(super) fn changed(&mut self, guest: Guest<'_>, call: &RawCall, result: u64, origin: Origin) {
         let [a, b, c, d, ..] = call.args;
@@ -238,7 +284,7 @@ impl Inner {
     /// The file has `size` bytes. If that is less than before, its last block ends with zeros now.
     fn resized(&mut self, guest: Guest<'_>, id: FileId, file: &OpenFile, size: u64, origin: &Arc<Origin>) {
         if self.index.resized(id, size) {
-            self.edges(guest, id, file, (size, 0), origin);
+            self.zeroed(guest, id, file, rest_of_block(size), origin);
         }
     }
 
@@ -248,17 +294,17 @@ impl Inner {
         if mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE) != 0 {
             // What follows has moved, and nobody has read or written it.
             self.index.punched(id, offset - offset % BLOCK..u64::MAX);
-        } else if mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) != 0 {
+        } else if zeroes(mode) {
             let end = offset.saturating_add(length);
             let first = offset.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
             self.index.punched(id, first..end - end % BLOCK);
-            self.edges(guest, id, &file, range, origin);
+            self.zeroed(guest, id, &file, range, origin);
         }
         self.index.resized(id, file.size);
     }
 
-    /// The blocks at both ends of a range hold something else now.
-    fn edges(
+    /// The blocks that a range covers in part hold something else now, and may have reached the disk.
+    fn zeroed(
         &mut self,
         guest: Guest<'_>,
         id: FileId,
@@ -266,13 +312,9 @@ impl Inner {
         (offset, length): (u64, u64),
         origin: &Arc<Origin>,
     ) {
-        let end = offset.saturating_add(length);
-        let mut edges: Vec<u64> = [offset, end].into_iter().filter(|at| at % BLOCK != 0).collect();
-        edges.iter_mut().for_each(|at| *at -= *at % BLOCK);
-        edges.dedup();
-        for block in edges {
+        for block in partial_blocks(offset, length) {
             if let Some(content) = guest.cached(file, block) {
-                self.index.wrote_block(id, block, &content, origin);
+                self.index.found_block(id, block, &content, origin);
             }
         }
     }

@@ -6,29 +6,15 @@ use sky_devices::io_class::{BLOCK_SIZE, Source};
 
 use super::blocks::{BLOCK, partial_blocks, whole_blocks};
 use super::transfer::{Buffers, Place, Supply, Transfer};
-use super::{Guest, Inner, O_DIRECT};
+use super::{Guest, Inner, O_DIRECT, SharingCall};
 use crate::guest::OpenFile;
-use crate::insight::{BlockIndex, FileId, Origin, Prior, Sharer, Sharing};
+use crate::insight::{BlockIndex, FileId, Origin, Prior, Sharing};
 
 const O_APPEND: u32 = 0o2000;
 /// `O_SYNC` has this bit, too.
 const O_DSYNC: u32 = 0o10000;
 /// Blocks that are remembered of one write on its way, of each kind.
 const MAX_NOTED: usize = 1 << 10;
-
-/// A call during which blocks of a file reach the disk: what it writes, and what was there before and is on its way. Over when
-/// nobody has it any more.
-#[derive(Debug)]
-struct Writing {
-    index: Arc<BlockIndex>,
-    number: u64,
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        self.index.share(Sharer::Call(self.number), Vec::new());
-    }
-}
 
 /// A write on its way, from entry to return.
 #[derive(Clone, Debug)]
@@ -45,8 +31,8 @@ pub(super) struct WriteNote {
     /// Whole blocks whose user pages were absent at entry; the kernel brings them in as it copies.
     absent: Vec<u64>,
     origin: Arc<Origin>,
-    /// What it writes is on the disk when it returns.
-    writing: Option<Arc<Writing>>,
+    /// For a call after which what it writes is on the disk.
+    sharing: Option<Arc<SharingCall>>,
 }
 
 impl WriteNote {
@@ -110,27 +96,20 @@ impl Inner {
             early: Vec::new(),
             absent: Vec::new(),
             origin: Arc::new(Origin { direct, copied_from, ..origin }),
-            writing: None,
+            sharing: None,
             open: file,
         };
         let sync = transfer.sync || note.open.flags & O_DSYNC != 0;
         if sync || direct {
-            note.writing = Some(self.writing(&note));
+            let range = note.offset - note.offset % BLOCK..note.end();
+            let sharing = Sharing { file: note.file, range, origin: Arc::clone(&note.origin) };
+            note.sharing = Some(self.sharing(vec![sharing]));
         }
         self.whole_blocks(guest, &mut note);
         if transfer.sync || (sync && !direct) {
             self.merged_blocks(guest, &mut note);
         }
         Some(note)
-    }
-
-    /// Until the call is over, what comes to the disk from the file's pages there is the call's.
-    fn writing(&mut self, note: &WriteNote) -> Arc<Writing> {
-        self.calls += 1;
-        let range = note.offset - note.offset % BLOCK..note.end();
-        let sharing = Sharing { file: note.file, range, origin: Arc::clone(&note.origin) };
-        self.index.share(Sharer::Call(self.calls), vec![sharing]);
-        Arc::new(Writing { index: Arc::clone(&self.index), number: self.calls })
     }
 
     /// Fingerprints what the process's memory says by itself: with O_SYNC or O_DIRECT blocks reach the disk before the
@@ -225,9 +204,9 @@ impl Inner {
     /// A block is what is in the page cache, after a write.
     fn is_now(&self, note: &WriteNote, block: u64, content: &[u8]) {
         let origin = note.origin_of(block);
-        if note.writing.is_some() {
+        if note.sharing.is_some() {
             // It may have reached the disk during the call.
-            self.index.mapped_block(note.file, block, content, &origin);
+            self.index.found_block(note.file, block, content, &origin);
         } else {
             self.index.wrote_block(note.file, block, content, &origin);
         }
