@@ -18,6 +18,7 @@ use guest_tests::packages::{Flavour, Kernel};
 use guest_tests::programs::Program;
 use guest_tests::{command, e2e};
 use history::{BLOCK, History};
+use judge::Judged;
 use serde_json::Value;
 
 const STEPS: u64 = 200;
@@ -71,19 +72,20 @@ fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// Nothing is written but what the steps want written, so that no block is on its way while it is written again.
-fn script(seed: u64) -> String {
+/// Nothing is written but what the steps want written, so that no block is on its way while it is written again. The
+/// small file system is mounted with these options.
+fn script(seed: u64, options: &str) -> String {
     format!(
         "echo 0 > /proc/sys/vm/dirty_writeback_centisecs; echo 100000 > /proc/sys/vm/dirty_expire_centisecs
         mount -t ext4 -o noauto_da_alloc,commit=1000 /dev/vda /mnt; mkdir /mnt/d /mnt/s
-        mount -t ext4 /dev/vdb /mnt/s; sync
+        mount -t ext4 -o {options} /dev/vdb /mnt/s; sync
         writer operations /mnt /dev/vdc {seed} {}; echo STATUS=$?; umount /mnt/s /mnt",
         steps()
     )
 }
 
-fn operations_are_followed(flavour: Flavour, seed: u64) {
-    println!("SKY_OPERATIONS_SEED={seed}");
+fn operations_are_followed(flavour: Flavour, seed: u64, options: &str) -> Judged {
+    println!("SKY_OPERATIONS_SEED={seed} on {} {options}", flavour.name());
     let scratch = Scratch::new().unwrap();
     let kernel = Kernel::get(flavour).unwrap();
     let large = Disk::ext4(scratch.path("large.img"), ROOM, None).unwrap();
@@ -94,7 +96,7 @@ fn operations_are_followed(flavour: Flavour, seed: u64) {
     let (log, stats) = (scratch.path("blocks.json"), scratch.path("stats.json"));
     let finished = GuestRun::bare()
         .option("--kernel", kernel.bzimage())
-        .option("--initrd", scratch.initramfs(&kernel, &script(seed)).unwrap())
+        .option("--initrd", scratch.initramfs(&kernel, &script(seed, options)).unwrap())
         .option("--cmdline", CMDLINE)
         .option("--stats", &stats)
         .option("--block-log", &log)
@@ -129,17 +131,31 @@ fn operations_are_followed(flavour: Flavour, seed: u64) {
     let judged = judge::blocks(&history, &log, &[read(large.path()), read(small.path())]);
     println!("{judged:?}");
     assert_eq!(judged.data, stats["monitor"]["blocks"]["data"].as_u64().unwrap());
+    judged
+}
+
+/// With a seed that has many blocks written.
+fn many_blocks_are_followed(flavour: Flavour, seed: u64, options: &str) {
+    let judged = operations_are_followed(flavour, seeds([seed])[0], options);
     assert!(judged.held > steps() / 8, "{judged:?}");
 }
 
 #[test]
 fn operations_are_followed_on_6_1() {
-    e2e("operations_are_followed_on_6_1", || operations_are_followed(Flavour::Cloud61, seeds([1])[0]));
+    e2e("operations_are_followed_on_6_1", || many_blocks_are_followed(Flavour::Cloud61, 1, "async"));
 }
 
 #[test]
 fn operations_are_followed_on_6_12() {
-    e2e("operations_are_followed_on_6_12", || operations_are_followed(Flavour::Cloud612, seeds([2])[0]));
+    e2e("operations_are_followed_on_6_12", || many_blocks_are_followed(Flavour::Cloud612, 2, "async"));
+}
+
+/// Every write is on the disk when it returns, though its descriptor does not say so.
+#[test]
+fn operations_that_write_through_are_followed() {
+    e2e("operations_that_write_through_are_followed", || {
+        many_blocks_are_followed(Flavour::Cloud612, 3, "sync");
+    });
 }
 
 /// Seeds that nobody chose.
@@ -148,8 +164,13 @@ fn operations_are_followed_on_6_12() {
 fn many_operations_are_followed() {
     e2e("many_operations_are_followed", || {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        for (seed, flavour) in seeds(now..now + 20).into_iter().zip(Flavour::GUESTS.into_iter().cycle()) {
-            operations_are_followed(flavour, seed);
-        }
+        let seeds = seeds(now..now + 20);
+        let kinds = ["async", "sync"]
+            .into_iter()
+            .flat_map(|options| Flavour::GUESTS.map(|flavour| (flavour, options)));
+        let all = seeds.iter().zip(kinds.collect::<Vec<_>>().into_iter().cycle());
+        let held: u64 =
+            all.map(|(&seed, (flavour, options))| operations_are_followed(flavour, seed, options).held).sum();
+        assert!(held > seeds.len() as u64 * steps() / 8, "{held}");
     });
 }

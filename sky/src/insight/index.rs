@@ -171,6 +171,11 @@ impl BlockIndex {
         self.lock().files.share(sharer, sharings);
     }
 
+    /// Whether a block has reached a disk that `sharer` may have written, and that was not expected as it is.
+    pub(crate) fn has_arrived(&self, sharer: Sharer) -> bool {
+        self.lock().files.has_arrived(sharer)
+    }
+
     /// A process wrote `block` at byte `offset` of `file`. What it wrote there before will not reach the disk; if it had
     /// not yet, that is what this returns.
     pub fn wrote_block(&self, file: FileId, offset: u64, block: &[u8], origin: &Origin) -> Option<Prior> {

@@ -113,9 +113,20 @@ struct SharingCall {
     number: u64,
 }
 
+impl SharingCall {
+    fn sharer(&self) -> Sharer {
+        Sharer::Call(self.number)
+    }
+
+    /// Whether a block has reached a disk already that was not expected as it is.
+    fn has_arrived(&self) -> bool {
+        self.index.has_arrived(self.sharer())
+    }
+}
+
 impl Drop for SharingCall {
     fn drop(&mut self) {
-        self.index.share(Sharer::Call(self.number), Vec::new());
+        self.index.share(self.sharer(), Vec::new());
     }
 }
 
@@ -133,7 +144,7 @@ struct Inner {
     counts: TrackerCounts,
     /// Reads and writes on their way.
     notes: HashMap<CallId, Note>,
-    /// Calls whose blocks may reach the disk before they return, so far.
+    /// Calls that shared files, so far.
     calls: u64,
     /// Monitored processes by their numbers.
     writers: HashMap<u32, Arc<Writer>>,
@@ -297,8 +308,9 @@ impl Inner {
     /// Until the call is over, what comes to the disk from these pages of files is the call's.
     fn sharing(&mut self, sharings: Vec<Sharing>) -> Arc<SharingCall> {
         self.calls += 1;
-        self.index.share(Sharer::Call(self.calls), sharings);
-        Arc::new(SharingCall { index: Arc::clone(&self.index), number: self.calls })
+        let call = SharingCall { index: Arc::clone(&self.index), number: self.calls };
+        self.index.share(call.sharer(), sharings);
+        Arc::new(call)
     }
 
     /// Who makes a call.

@@ -1,6 +1,6 @@
 //! The files that blocks belong to.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -52,6 +52,8 @@ pub(super) struct Files {
     sharings: BTreeMap<(FileId, Sharer), Vec<Shared>>,
     /// The files that somebody shares.
     shared_by: HashMap<Sharer, Vec<FileId>>,
+    /// Those to whose places something came that was not expected there.
+    arrived: HashSet<Sharer>,
 }
 
 impl Files {
@@ -145,6 +147,7 @@ impl Files {
 
     /// What somebody may write to now, and nothing else.
     pub(super) fn share(&mut self, sharer: Sharer, sharings: Vec<Sharing>) {
+        self.arrived.remove(&sharer);
         for file in self.shared_by.remove(&sharer).into_iter().flatten() {
             self.sharings.remove(&(file, sharer));
         }
@@ -154,15 +157,26 @@ impl Files {
         }
     }
 
-    /// Who may have written to a place.
-    pub(super) fn sharer(&self, place: Place) -> Option<&Arc<Origin>> {
+    /// A place comes to the disk, and not with what was expected there. Says who may have written that.
+    pub(super) fn arrives(&mut self, place: Place) -> Option<Arc<Origin>> {
         let file = place.file();
         let all = self
             .sharings
             .range((file, Sharer::Process(0))..=(file, Sharer::Call(u64::MAX)))
-            .flat_map(|(_, theirs)| theirs);
-        let mut first = all.take(MAX_SHARINGS);
-        first.find(|(range, _)| range.contains(&place.offset())).map(|(_, origin)| origin)
+            .flat_map(|(&(_, sharer), theirs)| theirs.iter().map(move |shared| (sharer, shared)));
+        let mut first = None;
+        for (sharer, (range, origin)) in all.take(MAX_SHARINGS) {
+            if range.contains(&place.offset()) {
+                first.get_or_insert_with(|| Arc::clone(origin));
+                self.arrived.insert(sharer);
+            }
+        }
+        first
+    }
+
+    /// Whether something came to a place that is shared so, other than what was expected there.
+    pub(super) fn has_arrived(&self, sharer: Sharer) -> bool {
+        self.arrived.contains(&sharer)
     }
 }
 
@@ -217,16 +231,19 @@ mod tests {
         let [first, second] = [Sharer::Process(1), Sharer::Call(1)];
         files.share(first, vec![sharing(a, 0..4096, 1), sharing(a, 8192..12288, 2), sharing(b, 0..4096, 3)]);
         files.share(second, vec![sharing(a, 4096..8192, 4)]);
-        let hints = |files: &Files| {
+        let hints = |files: &mut Files| {
             [(a, 0), (a, 4096), (a, 8192), (a, 12288), (b, 0), (b, 4096)].map(|(file, offset)| {
-                files.sharer(Place::new(file, offset).unwrap()).and_then(|origin| origin.hint)
+                files.arrives(Place::new(file, offset).unwrap()).and_then(|origin| origin.hint)
             })
         };
-        assert_eq!(hints(&files), [Some(1), Some(4), Some(2), None, Some(3), None]);
+        assert!(![first, second].into_iter().any(|sharer| files.has_arrived(sharer)));
+        assert_eq!(hints(&mut files), [Some(1), Some(4), Some(2), None, Some(3), None]);
+        assert!([first, second].into_iter().all(|sharer| files.has_arrived(sharer)));
         files.share(first, vec![sharing(b, 4096..8192, 5)]);
-        assert_eq!(hints(&files), [None, Some(4), None, None, None, Some(5)]);
+        assert_eq!([first, second].map(|sharer| files.has_arrived(sharer)), [false, true]);
+        assert_eq!(hints(&mut files), [None, Some(4), None, None, None, Some(5)]);
         files.share(first, Vec::new());
         files.share(second, Vec::new());
-        assert!(files.sharings.is_empty() && files.shared_by.is_empty());
+        assert!(files.sharings.is_empty() && files.shared_by.is_empty() && files.arrived.is_empty());
     }
 }

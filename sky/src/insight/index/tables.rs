@@ -259,6 +259,7 @@ impl Tables {
                 self.pending.remove(place);
             } else {
                 // A process is about to write something else there, or has done so in memory.
+                self.files.arrives(place);
                 self.origins.share(origin);
                 self.counts.by_page += 1;
             }
@@ -275,7 +276,7 @@ impl Tables {
             }
             return Some(Known::Here(place, stored.origin));
         }
-        let sharer = self.files.sharer(place)?.clone();
+        let sharer = self.files.arrives(place)?;
         self.counts.by_page += 1;
         Some(Known::New(place, self.origins.take(&sharer, place)))
     }

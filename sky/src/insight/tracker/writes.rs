@@ -31,8 +31,9 @@ pub(super) struct WriteNote {
     /// Whole blocks whose user pages were absent at entry; the kernel brings them in as it copies.
     absent: Vec<u64>,
     origin: Arc<Origin>,
-    /// For a call after which what it writes is on the disk.
-    sharing: Option<Arc<SharingCall>>,
+    /// What it writes is on the disk when it returns.
+    through: bool,
+    call: Arc<SharingCall>,
 }
 
 impl WriteNote {
@@ -88,23 +89,24 @@ impl Inner {
             Supply::Memory(buffers) => (Some(buffers), None),
             Supply::Descriptor { fd, place, .. } => (None, source(guest, fd, place)),
         };
+        let sync = transfer.sync || file.flags & O_DSYNC != 0;
+        let origin = Arc::new(Origin { direct, copied_from, ..origin });
+        let id = self.file(guest, &file)?;
+        // Whenever the kernel writes the pages back. Besides, a file system that is mounted so writes all of them through.
+        let range = offset - offset % BLOCK..offset.saturating_add(count);
+        let sharing = Sharing { file: id, range, origin: Arc::clone(&origin) };
         let mut note = WriteNote {
-            file: self.file(guest, &file)?,
+            file: id,
             offset,
             count,
             buffers,
             early: Vec::new(),
             absent: Vec::new(),
-            origin: Arc::new(Origin { direct, copied_from, ..origin }),
-            sharing: None,
+            origin,
+            through: sync || direct,
+            call: self.sharing(vec![sharing]),
             open: file,
         };
-        let sync = transfer.sync || note.open.flags & O_DSYNC != 0;
-        if sync || direct {
-            let range = note.offset - note.offset % BLOCK..note.end();
-            let sharing = Sharing { file: note.file, range, origin: Arc::clone(&note.origin) };
-            note.sharing = Some(self.sharing(vec![sharing]));
-        }
         self.whole_blocks(guest, &mut note);
         if transfer.sync || (sync && !direct) {
             self.merged_blocks(guest, &mut note);
@@ -204,8 +206,8 @@ impl Inner {
     /// A block is what is in the page cache, after a write.
     fn is_now(&self, note: &WriteNote, block: u64, content: &[u8]) {
         let origin = note.origin_of(block);
-        if note.sharing.is_some() {
-            // It may have reached the disk during the call.
+        if note.through || note.call.has_arrived() {
+            // It may be on the disk already.
             self.index.found_block(note.file, block, content, &origin);
         } else {
             self.index.wrote_block(note.file, block, content, &origin);
