@@ -402,6 +402,26 @@ fn files_that_inherit_an_inode_are_told_apart() {
     });
 }
 
+/// A file goes by the names that it is given, too: its end is seen by whichever is the last.
+#[test]
+fn files_are_followed_by_every_name() {
+    e2e("files_are_followed_by_every_name", || {
+        let watched = Watched::new(Flavour::Cloud612);
+        let script = "mount -t ext4 /dev/vda /mnt
+            dd if=/dev/urandom of=/mnt/a bs=4096 count=4 conv=fsync; dd if=/dev/urandom of=/mnt/kept bs=4096 count=2 conv=fsync
+            ln /mnt/a /mnt/b; mv /mnt/b /mnt/c; rm /mnt/a; ln /mnt/kept /mnt/d; rm /mnt/c; rm /mnt/d; umount /mnt";
+        let (_, report) = watched.run_with(Some("[[process]]\nexecutable = 'busybox'\n"), "", script);
+        let matched: Vec<(&Value, u64)> = report["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|file| (&file["path"], number(&file["matched"])))
+            .collect();
+        assert_eq!(matched, [(&Value::from("/mnt/a"), 4), (&Value::from("/mnt/kept"), 2)], "{report}");
+        assert_eq!(number(&report["blocks"]["known"]), 2, "those of the one that is there: {report}");
+    });
+}
+
 /// With isolation the kernel is entered on page tables of its own.
 fn with_isolation(flavour: Flavour) {
     let script = format!("{WRITE}\necho ISOLATED=$(grep -cw pti /proc/cpuinfo)");

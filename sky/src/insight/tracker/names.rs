@@ -18,18 +18,20 @@ const TRUNCATE: u64 = 76;
 const FTRUNCATE: u64 = 77;
 const RENAME: u64 = 82;
 const CREAT: u64 = 85;
+const LINK: u64 = 86;
 const UNLINK: u64 = 87;
 const OPENAT: u64 = 257;
 const UNLINKAT: u64 = 263;
 const RENAMEAT: u64 = 264;
+const LINKAT: u64 = 265;
 const FALLOCATE: u64 = 285;
 const RENAMEAT2: u64 = 316;
 const OPENAT2: u64 = 437;
 
 /// The calls that are looked at here, by number.
-pub(super) const CHANGES: [u64; 12] = [
-    OPEN, TRUNCATE, FTRUNCATE, RENAME, CREAT, UNLINK, OPENAT, UNLINKAT, RENAMEAT, FALLOCATE, RENAMEAT2,
-    OPENAT2,
+pub(super) const CHANGES: [u64; 14] = [
+    OPEN, TRUNCATE, FTRUNCATE, RENAME, CREAT, LINK, UNLINK, OPENAT, UNLINKAT, RENAMEAT, LINKAT, FALLOCATE,
+    RENAMEAT2, OPENAT2,
 ];
 
 /// Modes of `fallocate` (include/uapi/linux/falloc.h).
@@ -37,7 +39,11 @@ const FALLOC_FL_PUNCH_HOLE: u64 = 0x02;
 const FALLOC_FL_COLLAPSE_RANGE: u64 = 0x08;
 const FALLOC_FL_ZERO_RANGE: u64 = 0x10;
 const FALLOC_FL_INSERT_RANGE: u64 = 0x20;
+/// A flag of `linkat`: the descriptor itself gets a name.
+const AT_EMPTY_PATH: u64 = 0x1000;
 const PATH_MAX: usize = 4096;
+/// Other names of a file that are remembered.
+const MAX_ALIASES: usize = 8;
 /// Files without a name that are remembered, and that are looked at again at one call.
 const MAX_ORPHANS: usize = 1 << 10;
 const ORPHANS_AT_ONCE: usize = 16;
@@ -50,6 +56,8 @@ struct Known {
     /// None if it is not to be followed.
     id: Option<FileId>,
     path: String,
+    /// The last parts of other paths that it was given.
+    aliases: Vec<String>,
     open: OpenFile,
 }
 
@@ -57,7 +65,7 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Files {
     known: HashMap<Identity, Known>,
-    /// The same by the last part of their paths.
+    /// The same by the last part of their paths, and by their aliases.
     names: HashMap<String, BTreeSet<Identity>>,
     /// Those without a name that are still used. They end without a call that names them.
     orphans: VecDeque<Identity>,
@@ -85,16 +93,28 @@ impl Files {
             return;
         }
         self.names.entry(name(&path).to_owned()).or_default().insert(open.identity);
-        self.known.insert(open.identity, Known { id, path, open: open.clone() });
+        self.known.insert(open.identity, Known { id, path, aliases: Vec::new(), open: open.clone() });
     }
 
     fn remove(&mut self, identity: Identity) -> Option<Known> {
         let known = self.known.remove(&identity)?;
-        let of_name = self.names.get_mut(name(&known.path));
-        if of_name.is_some_and(|of_name| of_name.remove(&identity) && of_name.is_empty()) {
-            self.names.remove(name(&known.path));
+        for name in known.aliases.iter().map(String::as_str).chain([name(&known.path)]) {
+            let of_name = self.names.get_mut(name);
+            if of_name.is_some_and(|of_name| of_name.remove(&identity) && of_name.is_empty()) {
+                self.names.remove(name);
+            }
         }
         Some(known)
+    }
+
+    /// A file may be looked for by this name, too.
+    fn alias(&mut self, identity: Identity, alias: &str) {
+        let Some(known) = self.known.get_mut(&identity) else { return };
+        let is_new = name(&known.path) != alias && !known.aliases.iter().any(|other| other == alias);
+        if is_new && known.aliases.len() < MAX_ALIASES {
+            known.aliases.push(alias.to_owned());
+            self.names.entry(alias.to_owned()).or_default().insert(identity);
+        }
     }
 
     fn named(&self, name: &str) -> Vec<Identity> {
@@ -177,6 +197,14 @@ impl Inner {
             UNLINK | TRUNCATE => self.look_at(guest, a, &origin),
             UNLINKAT => self.look_at(guest, b, &origin),
             RENAME => self.moved(guest, a, b, &origin),
+            LINK => self.linked(guest, a, b),
+            LINKAT if call.args[4] & AT_EMPTY_PATH != 0 => {
+                let path = self.path(guest, d);
+                if let Some((file, path)) = open_file(guest, a).zip(path) {
+                    self.files.alias(file.identity, name(&path));
+                }
+            }
+            LINKAT => self.linked(guest, b, d),
             RENAMEAT | RENAMEAT2 => self.moved(guest, b, d, &origin),
             FTRUNCATE => {
                 if let Some((id, file)) = self.known_file(guest, a) {
@@ -220,6 +248,7 @@ impl Inner {
         if let Some(id) = known.id {
             self.index.renamed(id, &path);
             self.files.add(known.id, path, &known.open);
+            known.aliases.iter().for_each(|alias| self.files.alias(identity, alias));
         }
     }
 
@@ -241,10 +270,24 @@ impl Inner {
     fn moved(&mut self, guest: Guest<'_>, from: u64, to: u64, origin: &Arc<Origin>) {
         let (Some(from), Some(to)) = (self.path(guest, from), self.path(guest, to)) else { return };
         let (from, to) = (name(&from), name(&to));
+        for identity in self.files.named(from) {
+            let known = self.files.known.get(&identity);
+            if known.is_some_and(|known| known.aliases.iter().any(|alias| alias == from)) {
+                self.files.alias(identity, to);
+            }
+        }
         for name in [from, to] {
             // A directory takes what is in it along.
             let files = [self.files.named(name), self.files.below(name)].concat();
             self.look_at_each(guest, files, origin);
+        }
+    }
+
+    /// A file has one more name.
+    fn linked(&mut self, guest: Guest<'_>, from: u64, to: u64) {
+        let (Some(from), Some(to)) = (self.path(guest, from), self.path(guest, to)) else { return };
+        for identity in self.files.named(name(&from)) {
+            self.files.alias(identity, name(&to));
         }
     }
 
