@@ -40,15 +40,6 @@ fn check(command: &Command, output: Output) -> Result<Vec<u8>> {
 
 /// Runs with a time limit. The program is killed when it passes.
 pub fn run_with_timeout(command: &mut Command, limit: Duration) -> Result<Output> {
-    run_and_watch(command, limit, b"").map(|(output, _)| output)
-}
-
-/// Runs with a time limit, and tells after what time `marker` appeared on standard output.
-pub fn run_and_watch(
-    command: &mut Command,
-    limit: Duration,
-    marker: &[u8],
-) -> Result<(Output, Option<Duration>)> {
     let failed = |command: &Command| {
         let program = name(command);
         move |source| Error::Spawn { program, source }
@@ -60,21 +51,20 @@ pub fn run_and_watch(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed(command))?;
-    let stdout = reader(child.stdout.take(), marker.to_vec());
-    let stderr = reader(child.stderr.take(), Vec::new());
+    let stdout = reader(child.stdout.take());
+    let stderr = reader(child.stderr.take());
     let status = wait(&mut child, start + limit).map_err(failed(command))?;
     if status.is_none() {
         // Killing what has just ended by itself is no error.
         let _ = child.kill();
         let _ = child.wait();
     }
-    let (stdout, seen) = stdout.join().unwrap_or_default();
-    let (stderr, _) = stderr.join().unwrap_or_default();
+    let (stdout, stderr) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
     let Some(status) = status else {
         let said = last_lines(&[stdout, stderr].concat(), 20);
         return Err(Error::TooSlow { program: line(command), limit, output: said });
     };
-    Ok((Output { status, stdout, stderr }, seen.map(|at| at.duration_since(start))))
+    Ok(Output { status, stdout, stderr })
 }
 
 /// Waits for the child until the deadline.
@@ -90,29 +80,12 @@ pub fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<std:
     }
 }
 
-fn reader(
-    stream: Option<impl Read + Send + 'static>,
-    marker: Vec<u8>,
-) -> thread::JoinHandle<(Vec<u8>, Option<Instant>)> {
+fn reader(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
-        let (mut bytes, mut seen) = (Vec::new(), None);
-        let Some(mut stream) = stream else { return (bytes, seen) };
-        let mut piece = [0; 4096];
+        let mut bytes = Vec::new();
         // What could be read is what counts; the exit status decides about success.
-        while let Ok(count) = stream.read(&mut piece)
-            && count > 0
-        {
-            // The marker may lie across two pieces.
-            let from = bytes.len().saturating_sub(marker.len());
-            bytes.extend_from_slice(&piece[..count]);
-            if seen.is_none()
-                && !marker.is_empty()
-                && bytes[from..].windows(marker.len()).any(|w| w == marker)
-            {
-                seen = Some(Instant::now());
-            }
-        }
-        (bytes, seen)
+        let _ = stream.map(|mut stream| stream.read_to_end(&mut bytes));
+        bytes
     })
 }
 
@@ -156,18 +129,6 @@ mod tests {
             run_with_timeout(Command::new("sleep").arg("60"), Duration::from_millis(100)).unwrap_err();
         assert!(error.to_string().contains("sleep 60 did not end within 100ms"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10));
-    }
-
-    #[test]
-    fn a_marker_is_seen_when_it_appears() {
-        let script = "echo begin; sleep 0.2; printf 'mar'; sleep 0.1; echo ker; sleep 0.2";
-        let (output, seen) =
-            run_and_watch(Command::new("sh").args(["-c", script]), Duration::from_secs(60), b"marker")
-                .unwrap();
-        assert_eq!(output.stdout, b"begin\nmarker\n");
-        assert!(seen.unwrap() >= Duration::from_millis(300), "{seen:?}");
-        let none = run_and_watch(&mut Command::new("true"), Duration::from_secs(60), b"marker").unwrap().1;
-        assert_eq!(none, None);
     }
 
     #[test]

@@ -49,18 +49,18 @@ fn run_here_or_in_lab(name: &str, body: impl FnOnce()) -> Result<()> {
 
 /// Runs the test in the lab, and again if the lab is to blame.
 ///
-/// The emulated machine was not wholly reliable (docs/lab.md): its kernel was seen to panic, and a guest without any
-/// traps to triple-fault as it boots. That is not the test's failure, so the test is repeated, and every death is told.
-/// A second triple fault in the same test is ours, and any other failure is never repeated.
+/// The emulated machine is not wholly reliable (docs/lab.md): its kernel was seen to panic, and a guest without any
+/// traps to triple-fault or to hang as it boots. That is not the test's failure, so the test is repeated, and every
+/// death is told. A second one of a guest in the same test is ours, and any other failure is never repeated.
 fn again_in_lab(name: &str) -> Result<()> {
-    repeat_if_lab_dies(name, forgive_one_fault(|| once_in_lab(name)))
+    repeat_if_lab_dies(name, forgive_one_death(|| once_in_lab(name)))
 }
 
-fn forgive_one_fault(mut attempt: impl FnMut() -> Result<()>) -> impl FnMut() -> Result<()> {
-    let mut faulted = false;
+fn forgive_one_death(mut attempt: impl FnMut() -> Result<()>) -> impl FnMut() -> Result<()> {
+    let mut died = false;
     move || match attempt() {
-        Err(Error::GuestDied { problem }) if !faulted => {
-            faulted = true;
+        Err(Error::GuestDied { problem }) if !died => {
+            died = true;
             Err(Error::LabDied { problem, console: String::new() })
         }
         result => result,
@@ -100,14 +100,16 @@ fn once_in_lab(name: &str) -> Result<()> {
             "found no test called {name}: the name given to e2e must be the function's"
         )));
     }
-    match exit {
-        Exit::Code(0) => Ok(()),
-        _ if String::from_utf8_lossy(&said).contains(TRIPLE_FAULT) => Err(Error::GuestDied {
-            problem: format!(
-                "says that the test {name} failed, and that {TRIPLE_FAULT}; its output is above"
-            ),
+    let said = String::from_utf8_lossy(&said);
+    let death = [TRIPLE_FAULT, guest::STUCK].into_iter().find(|death| said.contains(death));
+    match (exit, death) {
+        (Exit::Code(0), _) => Ok(()),
+        (_, Some(death)) => Err(Error::GuestDied {
+            problem: format!("says that the test {name} failed, and that {death}; its output is above"),
         }),
-        _ => Err(Error::lab(format!("says that the test {name} failed ({exit:?}); its output is above"))),
+        (exit, None) => {
+            Err(Error::lab(format!("says that the test {name} failed ({exit:?}); its output is above")))
+        }
     }
 }
 
@@ -164,15 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn one_triple_fault_is_forgiven_and_a_second_is_not() {
-        for faults in 0..4 {
+    fn one_death_of_a_guest_is_forgiven_and_a_second_is_not() {
+        for deaths in 0..4 {
             let mut tries = 0;
-            let attempt = forgive_one_fault(|| {
+            let attempt = forgive_one_death(|| {
                 tries += 1;
-                if tries <= faults { Err(Error::GuestDied { problem: "says so".into() }) } else { Ok(()) }
+                if tries <= deaths { Err(Error::GuestDied { problem: "says so".into() }) } else { Ok(()) }
             });
             let result = repeat_if_lab_dies("x", attempt);
-            assert_eq!(result.is_ok(), faults <= 1, "{faults}");
+            assert_eq!(result.is_ok(), deaths <= 1, "{deaths}");
             assert!(tries <= 2);
         }
     }

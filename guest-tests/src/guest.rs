@@ -9,7 +9,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::command;
@@ -34,6 +34,10 @@ pub const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1 quiet";
 pub const INIT_MARKER: &str = "GUEST_INIT=reached";
 /// After which a guest hangs. One in an emulated machine takes less than a minute, and ten when the host is very busy.
 pub const LIMIT: Duration = Duration::from_secs(1200);
+/// After which one that has not come to its init hangs: it never will (docs/lab.md).
+pub const BOOT_LIMIT: Duration = Duration::from_secs(300);
+/// What is said of one that does not.
+pub(crate) const STUCK: &str = "the guest stopped on its way to its init";
 const OUTPUT_LINES: usize = 40;
 
 /// Mounts [`packages::rootfs`] from a disk, which init names in `$ROOTFS`, on `/root-fs`, with a writable `/tmp` and
@@ -234,20 +238,13 @@ impl GuestRun {
     /// Starts it, and comes back while it runs.
     pub fn spawn(self) -> Result<Running> {
         let turn = self.turn()?;
-        Running::start(&mut self.command()?, self.limit, turn)
+        Running::start(self.command()?.stdin(Stdio::piped()), self.limit, turn)
     }
 
     /// Runs to the end. That the guest, or sky-vmm, was not content is no error here.
     pub fn run(self) -> Result<Finished> {
-        let _turn = self.turn()?;
-        let (output, init_after) =
-            command::run_and_watch(&mut self.command()?, self.limit, INIT_MARKER.as_bytes())?;
-        Ok(Finished {
-            status: output.status,
-            serial: String::from_utf8_lossy(&output.stdout).into_owned(),
-            messages: String::from_utf8_lossy(&output.stderr).into_owned(),
-            init_after,
-        })
+        let turn = self.turn()?;
+        Running::start(self.command()?.stdin(Stdio::null()), self.limit, turn)?.finish()
     }
 }
 

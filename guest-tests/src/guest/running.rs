@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Finished, INIT_MARKER, Turn};
+use super::{BOOT_LIMIT, Finished, INIT_MARKER, STUCK, Turn};
 use crate::command;
 use crate::error::{Error, Result, last_lines};
 
@@ -37,14 +37,16 @@ struct Printed {
     bytes: Vec<u8>,
     /// How much of it was waited for.
     seen: usize,
+    /// When the guest came to its init.
+    init: Option<Instant>,
     ended: bool,
 }
 
 impl Running {
+    /// What the console reads is set already.
     pub(super) fn start(vmm: &mut Command, limit: Duration, turn: Option<Turn>) -> Result<Running> {
         let started = Instant::now();
         let mut child = vmm
-            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -58,8 +60,7 @@ impl Running {
     /// Waits until the guest prints a line that begins with `marker`, behind what was waited for before. Gives the
     /// rest of that line.
     pub fn wait_for(&mut self, marker: &str) -> Result<String> {
-        let deadline = self.started + self.limit;
-        match self.serial.wait_for(marker, deadline) {
+        match self.serial.wait_for(marker, |init| deadline(self.started, self.limit, init)) {
             Some(rest) => Ok(rest),
             None => Err(self.error(format!("did not say {marker}"))),
         }
@@ -84,26 +85,39 @@ impl Running {
 
     /// Waits for its end. That the guest, or sky-vmm, was not content is no error here.
     pub fn finish(mut self) -> Result<Finished> {
-        let ended = command::wait(&mut self.child, self.started + self.limit);
-        let ended = ended.map_err(|source| Error::Spawn { program: "sky-vmm".into(), source })?;
-        let Some(status) = ended else {
-            return Err(self.error(format!("did not end within {:?}", self.limit)));
+        let status = loop {
+            let limit = deadline(self.started, self.limit, self.serial.lock().init);
+            let ended = command::wait(&mut self.child, limit);
+            match ended.map_err(|source| Error::Spawn { program: "sky-vmm".into(), source })? {
+                Some(status) => break status,
+                // It has come to its init meanwhile.
+                None if limit < deadline(self.started, self.limit, self.serial.lock().init) => {}
+                None => {
+                    let took = limit.duration_since(self.started);
+                    return Err(self.error(format!("did not end within {took:?}")));
+                }
+            }
         };
-        Ok(Finished {
-            status,
-            serial: self.serial.all(),
-            messages: self.messages.all(),
-            // Nobody has looked at the clock when it was printed.
-            init_after: None,
-        })
+        let (serial, messages) = (self.serial.all(), self.messages.all());
+        let init_after = self.serial.lock().init.map(|at| at.duration_since(self.started));
+        Ok(Finished { status, serial, messages, init_after })
     }
 
-    fn error(&self, problem: String) -> Error {
+    fn error(&mut self, problem: String) -> Error {
         let said = [self.serial.lock().bytes.clone(), self.messages.lock().bytes.clone()].concat();
-        let reached = String::from_utf8_lossy(&said).contains(INIT_MARKER);
-        let problem = if reached { problem } else { format!("{problem}, nor did it reach its init") };
+        let reached = self.serial.lock().init.is_some();
+        let problem = match self.child.try_wait() {
+            _ if reached => problem,
+            Ok(None) => format!("{problem}; {STUCK}"),
+            _ => format!("{problem}, nor did it reach its init"),
+        };
         Error::Guest { problem, output: last_lines(&said, OUTPUT_LINES) }
     }
+}
+
+/// When a guest hangs that began then, and came to its init then or has not.
+fn deadline(started: Instant, limit: Duration, init: Option<Instant>) -> Instant {
+    started + if init.is_some() { limit } else { limit.min(BOOT_LIMIT) }
 }
 
 impl Drop for Running {
@@ -111,6 +125,18 @@ impl Drop for Running {
         // One that has ended by itself is only waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Printed {
+    fn add(&mut self, piece: &[u8]) {
+        // The marker may lie across two pieces.
+        let from = self.bytes.len().saturating_sub(INIT_MARKER.len());
+        self.bytes.extend_from_slice(piece);
+        let marker = INIT_MARKER.as_bytes();
+        if self.init.is_none() && self.bytes[from..].windows(marker.len()).any(|part| part == marker) {
+            self.init = Some(Instant::now());
+        }
     }
 }
 
@@ -126,7 +152,7 @@ impl Stream {
                 while let Ok(count) = from.read(&mut piece)
                     && count > 0
                 {
-                    lock().bytes.extend_from_slice(&piece[..count]);
+                    lock().add(&piece[..count]);
                     changed.notify_all();
                 }
             }
@@ -140,7 +166,8 @@ impl Stream {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_for(&self, marker: &str, deadline: Instant) -> Option<String> {
+    /// The deadline may depend on when the guest came to its init.
+    fn wait_for(&self, marker: &str, deadline: impl Fn(Option<Instant>) -> Instant) -> Option<String> {
         let mut printed = self.lock();
         loop {
             while let Some(length) = printed.bytes[printed.seen..].iter().position(|&byte| byte == b'\n') {
@@ -151,7 +178,7 @@ impl Stream {
                     return Some(rest.trim().to_owned());
                 }
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline(printed.init).saturating_duration_since(Instant::now());
             if printed.ended || left.is_zero() {
                 return None;
             }
@@ -174,7 +201,42 @@ mod tests {
     use super::*;
 
     fn start(script: &str) -> Running {
-        Running::start(Command::new("sh").args(["-c", script]), Duration::from_secs(20), None).unwrap()
+        start_with(script, Duration::from_secs(20))
+    }
+
+    fn start_with(script: &str, limit: Duration) -> Running {
+        let mut command = Command::new("sh");
+        Running::start(command.args(["-c", script]).stdin(Stdio::piped()), limit, None).unwrap()
+    }
+
+    #[test]
+    fn the_init_is_seen_when_it_is_reached() {
+        let finished = start("echo begin; sleep 0.2; printf GUEST_INIT; sleep 0.1; echo =reached; sleep 0.2");
+        let finished = finished.finish().unwrap();
+        assert_eq!(finished.serial, "begin\nGUEST_INIT=reached\n");
+        assert!(finished.init_after.unwrap() >= Duration::from_millis(300), "{finished:?}");
+        assert_eq!(start("true").finish().unwrap().init_after, None);
+    }
+
+    #[test]
+    fn one_that_stops_in_its_boot_is_told_from_others() {
+        let limit = Duration::from_millis(200);
+        let error = |script, limit| start_with(script, limit).finish().unwrap_err().to_string();
+        let stuck = error("exec sleep 60", limit);
+        assert!(stuck.contains("did not end within 200ms") && stuck.contains(STUCK), "{stuck}");
+        let slow = error("echo GUEST_INIT=reached; exec sleep 60", limit);
+        assert!(slow.contains("did not end within 200ms") && !slow.contains(STUCK), "{slow}");
+        let gone = start("echo no").wait_for("A=").unwrap_err().to_string();
+        assert!(gone.contains("nor did it reach") && !gone.contains(STUCK), "{gone}");
+        assert!(start_with("exec sleep 60", limit).wait_for("A=").unwrap_err().to_string().contains(STUCK));
+    }
+
+    #[test]
+    fn there_is_more_time_behind_the_init() {
+        let (now, hour) = (Instant::now(), Duration::from_secs(3600));
+        assert_eq!(deadline(now, hour, None), now + BOOT_LIMIT);
+        assert_eq!(deadline(now, hour, Some(now)), now + hour);
+        assert_eq!(deadline(now, Duration::from_secs(1), None), now + Duration::from_secs(1));
     }
 
     #[test]
