@@ -409,7 +409,13 @@ fn zeroed(file: &mut File, sync: &File) -> io::Result<()> {
         let length = range.len().try_into().map_err(io::Error::other)?;
         // SAFETY: the descriptor is open.
         if unsafe { libc::fallocate(sync.as_raw_fd(), mode, start, length) } != 0 {
-            return Err(io::Error::last_os_error());
+            match io::Error::last_os_error() {
+                // ext3 keeps no note of blocks that are zeros.
+                error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    sync.write_all_at(&vec![0; range.len()], range.start as u64)?;
+                }
+                error => return Err(error),
+            }
         }
         // What the other ranges will have in them for a while.
         ZEROS[1..]
