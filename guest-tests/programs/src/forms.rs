@@ -62,7 +62,7 @@ pub enum Form {
     Limit,
     /// A `write` whose buffer ends early; and one that is refused.
     Fault,
-    /// A whole file, parts of which `fallocate` and `ftruncate` fill with zeros, with `O_SYNC`.
+    /// A whole file, parts of which `ftruncate` and `fallocate` fill with zeros, with `O_SYNC`.
     Zero,
 }
 
@@ -400,10 +400,11 @@ fn uring(file: &File, content: &[u8]) -> io::Result<()> {
     if submitted == 2 { Ok(()) } else { Err(io::Error::other("not all was submitted")) }
 }
 
-/// Fills parts of a file with zeros: first what is on the disk, then what is on its way there. Then shortens it.
+/// Shortens a file, and fills parts of it with zeros: first what is on the disk, then what is on its way there.
 fn zeroed(file: &mut File, sync: &File) -> io::Result<()> {
     file.write_all(&pattern::file(SEED, Form::Zero as u64, (LENGTH / PAGE + 1) as u64))?;
     file.sync_all()?;
+    sync.set_len(ZERO_LENGTH as u64)?;
     for (range, mode) in ZEROS {
         let start = range.start.try_into().map_err(io::Error::other)?;
         let length = range.len().try_into().map_err(io::Error::other)?;
@@ -423,7 +424,7 @@ fn zeroed(file: &mut File, sync: &File) -> io::Result<()> {
             .filter(|(next, _)| next.start > range.end)
             .try_for_each(|(next, _)| file.write_all_at(&[1; 100], next.start as u64 + 500))?;
     }
-    sync.set_len(ZERO_LENGTH as u64)
+    Ok(())
 }
 
 /// Writes more than the limit lets through.
