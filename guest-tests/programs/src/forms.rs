@@ -18,9 +18,10 @@ pub const LIMIT: usize = 10_000;
 pub const READABLE: usize = 8192;
 /// Where [`Form::Zero`] ends.
 const ZERO_LENGTH: usize = 19_000;
-/// What it fills with zeros, and with which mode of `fallocate`: parts of two blocks and one between them, and parts of one.
+/// What it fills with zeros, and with which mode of `fallocate`: parts of two blocks, and parts of one. Of whole blocks the
+/// file system only notes that they are zeros.
 const ZEROS: [(Range<usize>, i32); 3] = [
-    (3000..10_000, libc::FALLOC_FL_ZERO_RANGE),
+    (3000..7000, libc::FALLOC_FL_ZERO_RANGE),
     (13_000..14_000, libc::FALLOC_FL_ZERO_RANGE),
     (17_000..18_000, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE),
 ];
