@@ -18,11 +18,11 @@ pub const LIMIT: usize = 10_000;
 pub const READABLE: usize = 8192;
 /// Where [`Form::Zero`] ends.
 const ZERO_LENGTH: usize = 19_000;
-/// What it fills with zeros, and with which mode of `fallocate`: parts of two blocks, and parts of one. Of whole blocks the
+/// What it fills with zeros, and with which mode of `fallocate`: parts of two blocks, twice, and of one. Of whole blocks the
 /// file system only notes that they are zeros.
 const ZEROS: [(Range<usize>, i32); 3] = [
     (3000..7000, libc::FALLOC_FL_ZERO_RANGE),
-    (13_000..14_000, libc::FALLOC_FL_ZERO_RANGE),
+    (11_000..13_000, libc::FALLOC_FL_ZERO_RANGE),
     (17_000..18_000, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE),
 ];
 const PAGE: usize = 4096;
