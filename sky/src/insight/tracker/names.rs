@@ -42,8 +42,10 @@ const FALLOC_FL_INSERT_RANGE: u64 = 0x20;
 /// A flag of `linkat`: the descriptor itself gets a name.
 const AT_EMPTY_PATH: u64 = 0x1000;
 const PATH_MAX: usize = 4096;
-/// Other names of a file that are remembered.
+/// Other names of a file that are remembered: the last ones.
 const MAX_ALIASES: usize = 8;
+/// Files with one last part of their paths that a call by such a name may be about. What is kept for a call is bounded so.
+const MAX_NAMESAKES: usize = 64;
 /// Files without a name that are remembered, and that are looked at again at one call.
 const MAX_ORPHANS: usize = 1 << 10;
 const ORPHANS_AT_ONCE: usize = 16;
@@ -99,10 +101,7 @@ impl Files {
     fn remove(&mut self, identity: Identity) -> Option<Known> {
         let known = self.known.remove(&identity)?;
         for name in known.aliases.iter().map(String::as_str).chain([name(&known.path)]) {
-            let of_name = self.names.get_mut(name);
-            if of_name.is_some_and(|of_name| of_name.remove(&identity) && of_name.is_empty()) {
-                self.names.remove(name);
-            }
+            self.forget_name(identity, name);
         }
         Some(known)
     }
@@ -111,9 +110,22 @@ impl Files {
     fn alias(&mut self, identity: Identity, alias: &str) {
         let Some(known) = self.known.get_mut(&identity) else { return };
         let is_new = name(&known.path) != alias && !known.aliases.iter().any(|other| other == alias);
-        if is_new && known.aliases.len() < MAX_ALIASES {
-            known.aliases.push(alias.to_owned());
-            self.names.entry(alias.to_owned()).or_default().insert(identity);
+        if !is_new {
+            return;
+        }
+        known.aliases.push(alias.to_owned());
+        let oldest = (known.aliases.len() > MAX_ALIASES).then(|| known.aliases.remove(0));
+        self.names.entry(alias.to_owned()).or_default().insert(identity);
+        if let Some(oldest) = oldest {
+            self.forget_name(identity, &oldest);
+        }
+    }
+
+    /// A file is not looked for by this name any more.
+    fn forget_name(&mut self, identity: Identity, name: &str) {
+        let of_name = self.names.get_mut(name);
+        if of_name.is_some_and(|of_name| of_name.remove(&identity) && of_name.is_empty()) {
+            self.names.remove(name);
         }
     }
 
@@ -181,7 +193,7 @@ impl Inner {
     /// The files that are known by the last part of the path at `path`.
     fn ids(&self, guest: Guest<'_>, path: u64) -> Option<Vec<FileId>> {
         let path = guest.view.read_string(Gva(path), PATH_MAX).ok()?;
-        let files = self.files.named(name(&path)).into_iter();
+        let files = self.files.named(name(&path)).into_iter().take(MAX_NAMESAKES);
         Some(files.filter_map(|identity| self.files.id(identity)?).collect())
     }
 
@@ -286,7 +298,7 @@ impl Inner {
     /// A file has one more name.
     fn linked(&mut self, guest: Guest<'_>, from: u64, to: u64) {
         let (Some(from), Some(to)) = (self.path(guest, from), self.path(guest, to)) else { return };
-        for identity in self.files.named(name(&from)) {
+        for identity in self.files.named(name(&from)).into_iter().take(MAX_NAMESAKES) {
             self.files.alias(identity, name(&to));
         }
     }
